@@ -1,0 +1,380 @@
+"""The configuration of an experiment: frozen dataclasses, validated at construction.
+
+A recipe is a function that returns a `Config`; the command line overrides its fields (`--patches.size 512`); a file
+holds one as JSON. A configuration is pure data: the same one gives the same run wherever it is read.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from swath.errors import ConfigError
+
+Combine = Literal["single", "mixture"]
+LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
+
+_CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
+_IGNORED = re.compile(r"^(#[0-9A-Fa-f]{6}|\d{1,3})$")
+
+
+def _check(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise ConfigError(f"{name} must be {rule}, got {value!r}")
+
+
+class Section:
+    """What all parts have in common: a field that does not exist is an error in JSON too."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """Where scenes come from, and where the store lies."""
+
+    store: str = ""
+    """The store's folder or URI, for example runs/dubai.zarr."""
+    source: str = ""
+    """Folder of images and masks, for an ingest."""
+    adapter: Literal["folder", "tiles"] = "folder"
+    """How the source lies on disk: `folder` pairs --data.images with --data.masks by name; `tiles` reads
+    `Tile K/images/*_part_00P.*` with `Tile K/masks/*`, the nine parts of a tile being one group."""
+    images: str = "images/*"
+    """Pattern of the images below the source (adapter `folder`)."""
+    masks: str = "masks/*"
+    """Pattern of the masks below the source (adapter `folder`); a mask has its image's file name, but for the ending."""
+    group: str = ""
+    """Regular expression whose first group, searched in a scene's name, is its group (adapter `folder`); empty: each
+    scene is a group of its own."""
+    classes: tuple[str, ...] = ()
+    """The classes in the order of their index, each as name=#RRGGBB."""
+    mask: Literal["index", "colour"] = "index"
+    """What a mask's values are: class indices, or the classes' colours (a palette counts by its colours)."""
+    ignored: tuple[str, ...] = ()
+    """Mask values that are no class and are known: colours (#RRGGBB) or indices. Counted, reported, never scored."""
+    chunk: int = 256
+    """Side of a chunk, what is compressed at once, in pixels."""
+    shard: int = 2048
+    """Side of a shard, one file, in pixels; a multiple of the chunk."""
+    zstd: int = 1
+    """Compression level (1: fastest to read)."""
+
+    def __post_init__(self) -> None:
+        for text in self.classes:
+            _check(bool(_CLASS.match(text)), "data.classes", "written name=#RRGGBB", text)
+        names = [text.split("=")[0] for text in self.classes]
+        _check(len(set(names)) == len(names), "data.classes", "of different names", self.classes)
+        _check(len(names) <= 255, "data.classes", "at most 255", len(names))
+        for text in self.ignored:
+            _check(bool(_IGNORED.match(text)), "data.ignored", "colours #RRGGBB or indices", text)
+        _check(self.chunk >= 64 and self.chunk % 64 == 0, "data.chunk", "a multiple of 64", self.chunk)
+        _check(self.shard >= self.chunk and self.shard % self.chunk == 0, "data.shard", "a multiple of data.chunk",
+               self.shard)
+        _check(1 <= self.zstd <= 19, "data.zstd", "from 1 to 19", self.zstd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(Section):
+    """Which ground is for training, validation and test."""
+
+    by: Literal["group"] = "group"
+    """Unit that is never divided: scenes of one group show adjoining or the same ground."""
+    val: tuple[str, ...] = ()
+    """Groups for validation; empty: drawn by val_fraction."""
+    test: tuple[str, ...] = ()
+    """Groups for test; empty: drawn by test_fraction."""
+    val_fraction: float = 0.15
+    """Share of the labelled pixels for validation, where val is empty; groups are drawn until it is reached."""
+    test_fraction: float = 0.15
+    """Share of the labelled pixels for test, where test is empty."""
+    seed: int = 0
+    """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        both = set(self.val) & set(self.test)
+        _check(not both, "split.val and split.test", "disjoint", sorted(both))
+        for name, value in (("split.val_fraction", self.val_fraction), ("split.test_fraction", self.test_fraction)):
+            _check(0 < value < 1, name, "between 0 and 1", value)
+        _check(self.val_fraction + self.test_fraction < 1, "split.val_fraction + split.test_fraction", "below 1",
+               self.val_fraction + self.test_fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesConfig(Section):
+    """What the network sees: patches of size x size pixels, each pixel spanning `scale` scene pixels."""
+
+    size: int = 256
+    """Side of a patch in patch pixels."""
+    scales: tuple[float, ...] = (1.0,)
+    """Scene pixels that one patch pixel spans; several with combine `mixture`."""
+    combine: Combine = "single"
+    """How scales are combined: `single` uses one; `mixture` trains on patches of all, each sample of one scale, and
+    predicts at each and averages."""
+    stride: int = 0
+    """Distance between neighbouring patches in patch pixels; 0: as the size. The last ones are flush with the edge."""
+    min_foreground: float = 0.0
+    """Relevance: least share of a training patch's labelled pixels that is not of a background class."""
+    background: tuple[str, ...] = ()
+    """Classes that do not count as foreground for min_foreground."""
+
+    def __post_init__(self) -> None:
+        _check(8 <= self.size <= 8192, "patches.size", "from 8 to 8192", self.size)
+        _check(len(self.scales) > 0 and all(s >= 1 for s in self.scales), "patches.scales", "at least 1 each",
+               self.scales)
+        _check(len(set(self.scales)) == len(self.scales), "patches.scales", "different from each other", self.scales)
+        _check(self.combine != "single" or len(self.scales) == 1, "patches.scales", "one for patches.combine single",
+               self.scales)
+        _check(self.stride >= 0, "patches.stride", "0 or more", self.stride)
+        _check(0 <= self.min_foreground <= 1, "patches.min_foreground", "from 0 to 1", self.min_foreground)
+
+    @property
+    def step(self) -> int:
+        """Distance between neighbouring patches in patch pixels."""
+        return self.stride or self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Section):
+    """How training patches are varied; each probability 0 switches its part off."""
+
+    flip: float = 0.5
+    """Probability of a horizontal, and of a vertical, flip."""
+    turn: float = 0.75
+    """Probability of a turn by a random multiple of 90 degrees."""
+    rotate: float = 0.0
+    """Largest rotation in degrees, filled by reflection; 0: none."""
+    shift: float = 0.0
+    """Largest shift as a share of the size, filled by reflection; 0: none."""
+    zoom: float = 0.0
+    """Largest change of scale (0.2: from 0.8 to 1.2); 0: none."""
+    brightness: float = 0.15
+    """Largest relative change of brightness; 0: none."""
+    contrast: float = 0.15
+    """Largest relative change of contrast; 0: none."""
+    blur: float = 0.0
+    """Probability of a slight Gaussian blur."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("flip", 1), ("turn", 1), ("blur", 1), ("rotate", 180), ("shift", 1), ("zoom", 0.9),
+                           ("brightness", 1), ("contrast", 1)):
+            _check(0 <= getattr(self, name) <= most, f"augment.{name}", f"from 0 to {most}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """The network: an architecture of segmentation-models-pytorch over one of its encoders."""
+
+    arch: str = "unet"
+    """Architecture, as segmentation-models-pytorch names it: unet, fpn, deeplabv3plus, segformer, …"""
+    encoder: str = "resnet18"
+    """Encoder, as segmentation-models-pytorch names it; tu-NAME for one of timm's."""
+    weights: str = "none"
+    """Encoder weights: `imagenet`, a file (safetensors or a state dict), or `none`."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation layers: `group` and `none` make the result independent of how a batch is cut."""
+
+    def __post_init__(self) -> None:
+        for name in ("arch", "encoder", "weights"):
+            _check(bool(getattr(self, name)), f"model.{name}", "given", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Section):
+    """A weighted sum of losses over labelled pixels; a weight of 0 leaves one out."""
+
+    cross_entropy: float = 1.0
+    """Weight of the cross-entropy."""
+    focal: float = 0.0
+    """Weight of the focal loss."""
+    dice: float = 0.0
+    """Weight of the Dice loss (per sample, over the classes that its labels have)."""
+    jaccard: float = 0.0
+    """Weight of the Jaccard loss (per sample, over the classes that its labels have)."""
+    gamma: float = 2.0
+    """Focusing exponent of the focal loss."""
+    class_weights: Literal["none", "inverse", "sqrt"] = "none"
+    """Weight of a class in cross-entropy and focal, from its share of the train cells' labels: none, 1/share, or
+    1/sqrt(share); scaled to a mean of 1 over labelled pixels."""
+
+    def __post_init__(self) -> None:
+        weights = self.terms
+        _check(all(w >= 0 for w in (self.cross_entropy, self.focal, self.dice, self.jaccard)), "loss weights",
+               "0 or more", weights)
+        _check(len(weights) > 0, "loss weights", "above 0 for at least one loss", weights)
+        _check(self.gamma >= 0, "loss.gamma", "0 or more", self.gamma)
+
+    @property
+    def terms(self) -> dict[LossName, float]:
+        """The losses in use, with their weights."""
+        every: dict[LossName, float] = {"cross_entropy": self.cross_entropy, "focal": self.focal, "dice": self.dice,
+                                        "jaccard": self.jaccard}
+        return {name: weight for name, weight in every.items() if weight > 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+    """The run's length, its optimiser and what is kept of it. Lengths are counted in megapixels seen."""
+
+    epochs: float = 10.0
+    """Length of the run in passes over the plan's patches; used where megapixels is 0."""
+    megapixels: float = 0.0
+    """Length of the run in megapixels seen; 0: as epochs say."""
+    batch: int = 16
+    """Patches in one optimiser step, over all workers."""
+    micro_batch: int = 16
+    """Most patches that one worker puts through the network at once; the rest of its share is accumulated."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimiser (sgd: with a momentum of 0.9)."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-2
+    """Weight decay."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: constant, or a cosine to 0 at the end."""
+    warmup: float = 0.05
+    """Share of the run in which the learning rate rises linearly from 0."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: not clipped."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the network: auto is bf16 on a GPU that has it, else fp32."""
+    report_every: float = 0.0
+    """Megapixels between two reports (validation, checkpoint); 0: as many as the train split has labelled."""
+    keep: int = 2
+    """Checkpoints that are kept, besides the best."""
+    seed: int = 0
+    """Seed of the weights, the order and the augmentation."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs > 0, "train.epochs", "above 0", self.epochs)
+        _check(self.megapixels >= 0, "train.megapixels", "0 or more", self.megapixels)
+        for name in ("batch", "micro_batch", "keep"):
+            _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
+        _check(self.lr > 0, "train.lr", "above 0", self.lr)
+        _check(self.weight_decay >= 0, "train.weight_decay", "0 or more", self.weight_decay)
+        _check(0 <= self.warmup < 1, "train.warmup", "from 0 to below 1", self.warmup)
+        _check(self.clip >= 0, "train.clip", "0 or more", self.clip)
+        _check(self.report_every >= 0, "train.report_every", "0 or more", self.report_every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(Section):
+    """How whole scenes are scored: the same for every patch size and model."""
+
+    overlap: float = 0.5
+    """Share of a window's side that it has in common with its neighbour."""
+    part: float = 0.0
+    """Megapixels of the validation sample that is scored at every report; 0: so many that it costs a tenth of the
+    training between two reports."""
+    without: tuple[str, ...] = ()
+    """Classes left out of a second mean, printed beside the first."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.overlap < 1, "score.overlap", "from 0 to below 1", self.overlap)
+        _check(self.part >= 0, "score.part", "0 or more", self.part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(Section):
+    """The machines: what one run may use."""
+
+    workers: int = 1
+    """Processes that train together; one runs in the calling process, several by Ray Train."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of a worker; auto takes a GPU where there is one."""
+    cpus: int = 0
+    """CPU cores of a worker; 0: the machine's cores divided among the workers."""
+    address: str = ""
+    """Ray cluster to use; empty: $RAY_ADDRESS, or a cluster of its own on this machine."""
+    restarts: int = 2
+    """How often a run goes on from its checkpoint after it lost a worker."""
+    readers: int = 2
+    """Threads that read and augment patches ahead, for each worker; 0: none."""
+
+    def __post_init__(self) -> None:
+        _check(self.workers >= 1, "cluster.workers", "1 or more", self.workers)
+        for name in ("cpus", "restarts", "readers"):
+            _check(getattr(self, name) >= 0, f"cluster.{name}", "0 or more", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Section):
+    """A search over configurations."""
+
+    trials: int = 20
+    """Configurations to try."""
+    seed: int = 0
+    """Seed of the searcher."""
+
+    def __post_init__(self) -> None:
+        _check(self.trials >= 1, "search.trials", "1 or more", self.trials)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackConfig(Section):
+    """Where runs are recorded."""
+
+    experiment: str = "swath"
+    """MLflow experiment."""
+    name: str = ""
+    """Name of the run; empty: from the recipe's architecture, encoder and patches."""
+    uri: str = ""
+    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or an SQLite file in the working directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """A complete experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    patches: PatchesConfig = field(default_factory=PatchesConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+    def __post_init__(self) -> None:
+        share, rest = divmod(self.train.batch, self.cluster.workers)
+        _check(rest == 0 and share > 0, "train.batch", f"a multiple of cluster.workers ({self.cluster.workers})",
+               self.train.batch)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field under its dotted name, as the command line has it: {"patches.size": 256, …}."""
+        return {f"{part}.{name}": value for part, fields in asdict(self).items() for name, value in fields.items()}
+
+    def to_json(self) -> str:
+        """The configuration as JSON, which `from_json` reads back."""
+        return json.dumps(asdict(self), indent=2)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits of the configuration's content."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def from_json(text: str, origin: str = "configuration") -> Config:
+    """Read a configuration back from JSON.
+
+    Raises ConfigError, naming `origin` and each wrong field, when a field is unknown or its value is not allowed.
+    """
+    try:
+        return TypeAdapter(Config).validate_json(text)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}".lstrip(": ") for e in error.errors()]
+        raise ConfigError(f"{origin}: {'; '.join(lines)}") from None
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Raises ConfigError when it is missing or wrong."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable configuration file ({error})") from None
