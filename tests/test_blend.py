@@ -1,0 +1,84 @@
+"""Windows cover every pixel, and their weights sum to one at each."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swath.blend import axis, lattice, starts, stride_of
+
+LENGTHS = st.integers(1, 300)
+SIDES = st.integers(1, 100)
+OVERLAPS = st.floats(0, 0.95)
+
+
+@pytest.mark.parametrize(("length", "side", "stride", "expected"), [
+    (10, 4, 2, [0, 2, 4, 6]),
+    (11, 4, 2, [0, 2, 4, 6, 7]),
+    (10, 4, 4, [0, 4, 6]),
+    (8, 4, 4, [0, 4]),
+    (4, 4, 2, [0]),
+    (3, 4, 2, [0]),
+    (1, 1, 1, [0]),
+    (3, 1, 1, [0, 1, 2]),
+])
+def test_starts_are_regular_and_the_last_is_flush(length, side, stride, expected):
+    assert starts(length, side, stride).tolist() == expected
+
+
+@pytest.mark.parametrize(("side", "overlap", "expected"), [(256, 0.5, 128), (5, 0.5, 2), (4, 0, 4), (4, 0.99, 1)])
+def test_the_stride_is_what_the_overlap_leaves(side, overlap, expected):
+    assert stride_of(side, overlap) == expected
+
+
+@given(LENGTHS, SIDES, OVERLAPS)
+def test_weights_sum_to_one_at_every_pixel(length, side, overlap):
+    windows = axis(length, side, overlap)
+    sums, largest = np.zeros(length + side), 0.0
+    for index, start in enumerate(windows.starts):
+        weights = windows.weights(index)
+        assert weights.dtype == np.float32
+        assert len(weights) == side
+        sums[start:start + side] += weights
+        largest = max(largest, weights.max())
+    np.testing.assert_allclose(sums[:length], 1, rtol=1e-5)
+    assert not sums[length:].any(), "nothing is given to pixels past the end"
+    assert largest <= 1
+
+
+def test_the_outermost_pixel_has_its_full_weight():
+    windows = axis(5000, 1024, 0.5)
+    assert windows.weights(0)[0] == 1
+    assert windows.weights(len(windows.starts) - 1)[-1] == 1
+
+
+def test_the_middle_of_a_window_weighs_more_than_its_edge():
+    weights = axis(1000, 100, 0.5).weights(5)
+    assert weights[50] > 0.99
+    assert 0 < weights[0] < 0.001
+
+
+@given(LENGTHS, SIDES, OVERLAPS, st.data())
+def test_touching_windows_are_those_that_share_a_pixel(length, side, overlap, data):
+    first = data.draw(st.integers(0, length - 1))
+    past = data.draw(st.integers(first + 1, length))
+    windows = axis(length, side, overlap)
+    expected = [i for i, start in enumerate(windows.starts) if start < past and start + side > first]
+    assert list(windows.touching(first, past)) == expected
+
+
+def test_a_lattice_goes_row_by_row():
+    windows = lattice((10, 6), 4, 0.5)
+    assert list(windows.touching(((0, 10), (0, 6)))) == [(i, j) for i in range(4) for j in range(2)]
+    assert list(windows.touching(((9, 10), (0, 1)))) == [(3, 0)]
+
+
+def test_a_long_axis_keeps_positions_and_no_weights():
+    windows = axis(100_000, 512, 0.75)
+    assert windows.starts.nbytes + windows.totals.nbytes < 1_000_000
+
+
+@pytest.mark.parametrize(("length", "side", "overlap"), [(0, 4, 0.5), (4, 0, 0.5), (4, 4, 1.0), (4, 4, -0.1)])
+def test_what_makes_no_sense_is_refused(length, side, overlap):
+    with pytest.raises(ValueError, match="must be"):
+        axis(length, side, overlap)

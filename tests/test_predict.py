@@ -1,0 +1,310 @@
+"""Whole scenes from windows: a network that returns its input returns the scene, whatever its shape."""
+
+import gc
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchstore import RasterFile
+from swath.errors import DataError
+from swath.predict import (
+    ArrayReader,
+    StoreReader,
+    batch_size,
+    blend,
+    blend_scales,
+    classes_of,
+    network_forward,
+    precision,
+    predict_array,
+)
+
+OVERLAPS = st.floats(0, 0.9)
+SIDES = st.integers(1, 24)
+SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+def scene(shape, bands=3, dtype="uint8", seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (bands, *shape))
+    return (values / 7 if dtype == "float32" else values).astype(dtype)
+
+
+def whole(rows, shape, classes, top=0):
+    """Put pieces together; each row must come once, in order, without a gap."""
+    pieces, expected = [], top
+    for row, scores in rows:
+        assert row == expected
+        assert scores.dtype == torch.float32
+        expected += scores.shape[1]
+        pieces.append(scores.numpy())
+    assert expected == top + shape[0]
+    result = np.concatenate(pieces, axis=1)
+    assert result.shape == (classes, *shape)
+    return result
+
+
+class Ground:
+    """A reader at any scale, of a scene whose pixels are a smooth function of their position."""
+
+    bands = 2
+    dtype = np.dtype("float32")
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def read(self, windows, size, /):
+        images = np.empty((len(windows), 2, size, size), np.float32)
+        for image, (row, col, side) in zip(images, windows, strict=True):
+            centres = (np.arange(size) + 0.5) * side / size - 0.5
+            image[0], image[1] = (row + centres)[:, None], (col + centres)[None]
+        return images
+
+
+@settings(deadline=None, max_examples=80)
+@given(SHAPES, SIDES, OVERLAPS, st.integers(1, 5))
+def test_the_identity_reproduces_bytes_exactly(shape, size, overlap, batch):
+    image = scene(shape)
+    scores = predict_array(lambda images: images.astype(np.float32), image, size=size, overlap=overlap, classes=3,
+                           batch=batch)
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(scores).astype(np.uint8), image)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SHAPES, SIDES, OVERLAPS)
+def test_the_identity_reproduces_floats_and_classes(shape, size, overlap):
+    image = scene(shape, bands=1, dtype="float32")
+    again = predict_array(lambda images: images, image, size=size, overlap=overlap, classes=1)
+    np.testing.assert_allclose(again, image, rtol=1e-5)
+
+    labels = scene(shape, bands=1)[0] % 5
+    one_hot = predict_array(lambda images: np.eye(5, dtype=np.float32)[images[:, 0]].transpose(0, 3, 1, 2),
+                            labels[None], size=size, overlap=overlap, classes=5)
+    np.testing.assert_array_equal(one_hot.argmax(0), labels)
+    np.testing.assert_allclose(one_hot.sum(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 1), 256), ((101, 53), 32), ((1, 211), 16), ((257, 3), 64)])
+def test_shapes_that_are_awkward(shape, size):
+    image = scene(shape, dtype="uint16")
+    seen = []
+
+    def forward(images):
+        seen.append(images.dtype)
+        return images.astype(np.float32)
+
+    np.testing.assert_array_equal(np.rint(predict_array(forward, image, size=size, classes=3)), image)
+    assert set(seen) == {np.dtype("uint16")}, "the network is given the image's own type"
+
+
+@settings(deadline=None, max_examples=60)
+@given(SHAPES, SIDES, OVERLAPS, st.integers(1, 7), st.data())
+def test_a_region_has_the_values_that_it_has_in_the_whole(shape, size, overlap, batch, data):
+    region = []
+    for length in shape:
+        first = data.draw(st.integers(0, length - 1))
+        region.append((first, data.draw(st.integers(first + 1, length))))
+    (top, bottom), (left, right) = region
+    settings = {"classes": 1, "size": size, "scale": 1, "overlap": overlap, "batch": batch}
+
+    def forward(images):  # depends on the place in the window, so that another lattice would give other values
+        return images.float() + 100 * torch.arange(size).sqrt()
+
+    reader = ArrayReader(scene(shape, bands=1))
+    everything = whole(blend(reader, forward, **settings), shape, 1)
+    part = whole(blend(reader, forward, region=tuple(region), **settings), (bottom - top, right - left), 1, top)
+    np.testing.assert_allclose(part, everything[:, top:bottom, left:right], rtol=1e-5)
+
+
+def test_float32_holds_where_thousands_of_windows_overlap():
+    image = scene((100, 70), bands=1, dtype="float32")
+    again = predict_array(lambda images: images, image, size=48, overlap=0.99, classes=1, batch=64)
+    np.testing.assert_allclose(again, image, rtol=2e-6)
+
+
+def test_the_mirror_has_the_edge_twice_however_far_it_goes():
+    reader = ArrayReader(np.array([[[1, 2, 3]]], np.uint8))
+    row = reader.read([(0, -4, 12)], 12)[0, 0, 0]
+    assert row.tolist() == [3, 3, 2, 1, 1, 2, 3, 3, 2, 1, 1, 2]
+    with pytest.raises(ValueError, match="scale 1"):
+        reader.read([(0, 0, 8)], 4)
+
+
+def test_a_store_is_asked_for_windows_of_the_scene():
+    image, asked = scene((20, 30)), []
+
+    def read(windows, size):
+        asked.extend(windows)
+        return ArrayReader(image).read([(w.row, w.col, w.side) for w in windows], size), None
+
+    store = SimpleNamespace(bands=3, dtype=image.dtype, scenes={"east": SimpleNamespace(shape=(20, 30))}, read=read)
+    reader = StoreReader(store, "east")
+    rows = blend(reader, lambda x: x.float(), classes=reader.bands, size=16, scale=1, overlap=0.5, batch=4)
+    np.testing.assert_array_equal(np.rint(whole(rows, (20, 30), 3)), image)
+    assert {w.scene for w in asked} == {"east"}
+    assert [(w.row, w.col, w.side) for w in asked] == [(r, c, 16) for r in (0, 4) for c in (0, 8, 14)]
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_a_raster_file_is_a_reader(tmp_path, scale):
+    ramp = np.add.outer(np.arange(90), np.arange(70)).astype(np.uint8)
+    with rasterio.open(tmp_path / "scene.tif", "w", driver="GTiff", height=90, width=70, count=1, dtype="uint8",
+                       transform=rasterio.Affine(0.5, 0, 0, 0, -0.5, 0)) as raster:
+        raster.write(ramp, 1)
+    rows = blend(RasterFile(tmp_path / "scene.tif"), lambda x: x.float(), classes=1, size=16, scale=scale, overlap=0.5,
+                 batch=4)
+    error = np.abs(whole(rows, (90, 70), 1)[0] - ramp)
+    # Coarser pixels are means, rounded to bytes; they are mirrored at the edge, where a ramp turns.
+    assert error[4:-4, 4:-4].max() <= (0.01 if scale == 1 else 2.5)
+
+
+@pytest.mark.parametrize("scale", [1, 1.5, 2, 4])
+def test_coarser_scales_stay_aligned_with_the_ground(scale):
+    """Away from a window's outermost half pixel, bilinear upsampling of a ramp is exact: no shift, at any scale."""
+    shape = (150, 97)
+    scores = whole(blend(Ground(shape), lambda x: x, classes=2, size=32, scale=scale, overlap=0.5, batch=3), shape, 2)
+    inner = np.s_[4:-4, 4:-4]
+    error = np.abs(scores - np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")))
+    assert error[0][inner].max() < 0.02
+    assert error[1][inner].max() < 0.02
+
+
+def test_several_scales_are_averaged_row_by_row():
+    shape, region = (141, 60), ((13, 120), (5, 44))
+    settings = {"classes": 2, "size": 16, "overlap": 0.25, "batch": 4, "region": region}
+    scales = (1, 2.5, 4)
+
+    def forward(images):
+        return images * torch.linspace(0.9, 1.1, 16)
+
+    merged = whole(blend_scales(Ground(shape), forward, scales=scales, **settings), (107, 39), 2, 13)
+    singles = [whole(blend(Ground(shape), forward, scale=s, **settings), (107, 39), 2, 13) for s in scales]
+    np.testing.assert_allclose(merged, np.mean(singles, axis=0), rtol=1e-5)
+    assert not np.allclose(singles[0], singles[2])
+
+
+def test_memory_does_not_grow_with_the_height():
+    def most_held(rows):
+        """Most bytes in tensors at once, seen whenever a piece is handed out; a piece is dropped at once."""
+        pieces = blend(Ground((rows, 20)), lambda x: x, classes=2, size=16, scale=1, overlap=0.5, batch=3)
+        return max(sum(thing.untyped_storage().nbytes() for thing in gc.get_objects() if type(thing) is torch.Tensor)
+                   for number, _ in enumerate(pieces) if number % (rows // 80) == 0)
+
+    assert most_held(1600) <= most_held(160)
+
+
+def test_a_piece_keeps_no_larger_buffer_alive():
+    pieces = list(blend(Ground((100, 20)), lambda x: x, classes=2, size=16, scale=1, overlap=0.5, batch=3))
+    assert sum(scores.untyped_storage().nbytes() for _, scores in pieces) == 2 * 100 * 20 * 4
+
+
+def test_reading_runs_one_batch_ahead_and_no_further():
+    reader, reads, worked = ArrayReader(scene((64, 64))), [], []
+
+    class Watched(ArrayReader):
+        def read(self, windows, size, /):
+            reads.append(threading.current_thread())
+            return reader.read(windows, size)
+
+    def forward(images):
+        worked.append(len(images))
+        assert len(reads) <= len(worked) + 1
+        return images.float()
+
+    for _ in blend(Watched(reader.image_BHW), forward, classes=3, size=16, scale=1, overlap=0, batch=3):
+        pass
+    assert worked == [3, 3, 3, 3, 3, 1]
+    assert len(set(reads)) == 1
+    assert reads[0] is not threading.current_thread()
+
+
+@pytest.mark.parametrize("scales", [(1,), (1, 1.5)])
+def test_stopping_early_leaves_no_thread(scales):
+    before = threading.active_count()
+    for _ in blend_scales(Ground((500, 20)), lambda x: x, scales=scales, classes=2, size=16, overlap=0.5, batch=1):
+        assert threading.active_count() == before + len(scales)
+        break
+    assert threading.active_count() == before
+
+
+def test_a_failure_of_the_reader_or_the_network_is_passed_on():
+    class Broken(ArrayReader):
+        def read(self, windows, size, /):
+            if windows[0][0] > 100:
+                raise OSError("chunk 3 is damaged")
+            return super().read(windows, size)
+
+    before = threading.active_count()
+    settings = {"classes": 3, "size": 16, "scale": 1, "overlap": 0.5, "batch": 2}
+    with pytest.raises(OSError, match="chunk 3 is damaged"):
+        list(blend(Broken(scene((300, 20))), lambda x: x.float(), **settings))
+    with pytest.raises(ValueError, match=r"scores of \(2, 1, 16, 16\), expected \(2, 3, 16, 16\)"):
+        list(blend(ArrayReader(scene((300, 20))), lambda x: x[:, :1].float(), **settings))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"region": ((0, 11), (0, 10))}, "must have a pixel and lie in the scene"),
+    ({"region": ((3, 3), (0, 10))}, "must have a pixel and lie in the scene"),
+    ({"batch": 0}, "must be 1 or more"),
+    ({"scale": 0.5}, "must be 1 or more"),
+    ({"overlap": 1}, "below 1"),
+])
+def test_settings_that_make_no_sense_are_refused_at_once(change, said):
+    settings = {"classes": 3, "size": 4, "scale": 1, "overlap": 0.5, "batch": 2} | change
+    with pytest.raises(ValueError, match=said):
+        blend(ArrayReader(scene((10, 10))), lambda x: x.float(), **settings)
+
+
+class Small(torch.nn.Module):
+    """Three logits from three bands, by a fixed matrix; batch normalisation makes the mode matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.norm = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)
+        with torch.no_grad():
+            self.mix.weight.copy_(torch.tensor([[1, 0, 0], [0, 1, 0], [0.5, 0, 1]])[:, :, None, None])
+
+    def forward(self, images_NSBHW):
+        assert images_NSBHW.shape[1] == 1
+        return self.norm(self.mix(images_NSBHW[:, 0].float() / 255))
+
+
+@pytest.mark.parametrize(("arithmetic", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_a_network_gives_probabilities(arithmetic, tolerance):
+    net, image = Small().eval(), scene((40, 23))
+    rows = blend(ArrayReader(image), network_forward(net, arithmetic), classes=3, size=16, scale=1, overlap=0.5,
+                 batch=4)
+    probabilities = whole(rows, (40, 23), 3)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(image)[None, None]).softmax(1)[0].numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=tolerance)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_the_arithmetic_and_the_batch_follow_from_device_and_size():
+    assert [precision(wanted, torch.device("cpu")) for wanted in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
+    assert [batch_size(size) for size in (128, 256, 1024, 4096)] == [64, 16, 1, 1]
+
+
+def test_a_network_in_training_mode_is_refused():
+    rows = blend(ArrayReader(scene((8, 8))), network_forward(Small()), classes=3, size=8, scale=1, overlap=0, batch=1)
+    with pytest.raises(ValueError, match=r"net\.eval"):
+        next(rows)
+
+
+def test_classes_are_those_of_the_highest_score():
+    scores = torch.tensor([[[0.1, 0.7]], [[0.9, 0.3]]])
+    (row, classes), = classes_of([(5, scores)])
+    assert row == 5
+    assert classes.dtype == np.uint8
+    assert classes.tolist() == [[1, 0]]
+    scores[0, 0, 0] = torch.nan
+    with pytest.raises(DataError, match=r"rows 5 to 5: .* not finite"):
+        list(classes_of([(5, scores)]))
