@@ -1,0 +1,154 @@
+"""Metrics: additive counts, summed over batches, regions and ranks, and ratios that are taken once at the end.
+
+Legend: K classes, b blocks of a sample, h strata. A count matrix is K x K, row: label, column: prediction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+
+def confusion(labels: ArrayLike | torch.Tensor, predictions: ArrayLike | torch.Tensor, classes: int, ignore: int
+              ) -> NDArray[np.int64]:
+    """Count pixels by label and prediction: int64 (K, K), row label, column prediction.
+
+    Both are integers of one shape, NumPy arrays or tensors on any device; the counting is done where the labels are.
+    Pixels whose label is `ignore` are left out, whatever is predicted there. Raises ValueError, naming the value, for a
+    counted label or prediction that is no class.
+    """
+    label, prediction = _integers(labels, "labels"), _integers(predictions, "predictions")
+    if label.shape != prediction.shape:
+        raise ValueError(f"labels {tuple(label.shape)} and predictions {tuple(prediction.shape)} differ in shape")
+    prediction = prediction.to(label.device)
+    counted = label != ignore
+    label, prediction = label[counted], prediction[counted]
+    _check_range(label, classes, "label")
+    _check_range(prediction, classes, "prediction")
+    counts = torch.bincount(label * classes + prediction, minlength=classes**2)
+    return counts.reshape(classes, classes).cpu().numpy()
+
+
+def iou(counts_KK: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of each class: float64 (K,), nan where a class has neither labels nor predictions."""
+    intersection_K, union_K = _overlaps(counts_KK)
+    iou_K = np.full(len(union_K), np.nan)
+    np.divide(intersection_K, union_K, out=iou_K, where=union_K > 0)
+    return iou_K
+
+
+def mean_iou(counts_KK: NDArray[Any], present_K: NDArray[np.bool_]) -> float:
+    """Mean IoU over the classes that have labelled pixels in the whole split.
+
+    A present class that is never predicted has an IoU of 0. One that these counts do not meet at all, which can be
+    only where they cover a part of the split, is left out. nan where nothing is left.
+    """
+    iou_K = iou(counts_KK)
+    met_K = np.asarray(present_K, bool) & ~np.isnan(iou_K)
+    return float(iou_K[met_K].mean()) if met_K.any() else float("nan")
+
+
+def pixel_accuracy(counts_KK: NDArray[Any]) -> float:
+    """Share of the counted pixels whose prediction is their label; nan where none is counted."""
+    total = counts_KK.sum()
+    return float(np.trace(counts_KK) / total) if total else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartScore:
+    """What a sample of blocks says about a whole split."""
+
+    miou: float
+    """Estimated mean IoU of the split."""
+    iou_K: NDArray[np.float64]
+    """Estimated IoU of each class; nan where the sample has neither its labels nor its predictions."""
+    se: float
+    """Standard error of miou: 0 where the sample is the split, nan where a lone block says nothing of the spread."""
+
+
+def part_score(counts_bKK: NDArray[np.int64], stratum_b: NDArray[np.integer[Any]],
+               population_h: Mapping[int, int] | NDArray[np.integer[Any]], present_K: NDArray[np.bool_]) -> PartScore:
+    """Estimate the mean IoU of a split from a stratified random sample of its blocks, with its standard error.
+
+    counts_bKK: int64 (blocks, K, K); stratum_b: each block's stratum; population_h: number of blocks that each stratum
+    has in the whole split; present_K: classes with labelled pixels in the whole split.
+
+    The combined ratio estimator (Cochran, Sampling Techniques, 3rd ed. 1977, ch. 5 and 6): the counts' totals are
+    estimated as T = sum_h N_h/n_h sum_b, each IoU is the ratio of two of them, I_k/U_k, and the variance of the mean is
+    that of the estimated total of the linearised residuals d_b = mean_k (I_bk - IoU_k U_bk) / U_k:
+    sum_h N_h^2 (1 - n_h/N_h) s_h^2 / n_h. A stratum with a single one of its blocks in the sample has no spread of its
+    own: it takes that of all blocks. The ratio's bias falls as 1/n and is not in the error.
+
+    Raises ValueError when a stratum of the split has no block in the sample, or more than it has in the split.
+    """
+    strata, sampled_h, blocks_h = _strata(stratum_b, population_h)
+    weight_b = (blocks_h / sampled_h)[np.searchsorted(strata, stratum_b)]
+    total_KK = np.tensordot(weight_b, counts_bKK, axes=1)
+    iou_K = iou(total_KK)
+    met_K = np.asarray(present_K, bool) & ~np.isnan(iou_K)
+    residual_b = _residuals(counts_bKK, total_KK, met_K)
+    variance = sum(_stratum_variance(residual_b, np.asarray(stratum_b) == h, int(n))
+                   for h, n in zip(strata, blocks_h, strict=True))
+    return PartScore(miou=mean_iou(total_KK, present_K), iou_K=iou_K, se=float(np.sqrt(variance)))
+
+
+def _strata(stratum_b: NDArray[np.integer[Any]], population_h: Mapping[int, int] | NDArray[np.integer[Any]]
+            ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """The strata in order, the number of their blocks in the sample, and in the split."""
+    pairs = population_h.items() if isinstance(population_h, Mapping) else enumerate(population_h)
+    population = {int(h): int(n) for h, n in pairs if n > 0}
+    strata, sampled_h = np.unique(np.asarray(stratum_b), return_counts=True)
+    sampled = {int(h): int(n) for h, n in zip(strata, sampled_h, strict=True)}
+    for h in sorted(population.keys() | sampled.keys()):
+        if not 0 < sampled.get(h, 0) <= population.get(h, 0):
+            raise ValueError(f"stratum {h} has {sampled.get(h, 0)} blocks in the sample and {population.get(h, 0)} in "
+                             "the split: each needs at least one in the sample, and at most all")
+    return strata, sampled_h, np.array([population[int(h)] for h in strata])
+
+
+def _residuals(counts_bKK: NDArray[np.int64], total_KK: NDArray[np.float64], met_K: NDArray[np.bool_]
+               ) -> NDArray[np.float64]:
+    """Each block's linearised residual of the mean IoU: float64 (blocks,)."""
+    if not met_K.any():
+        return np.full(len(counts_bKK), np.nan)
+    intersection_K, union_K = (part[met_K] for part in _overlaps(total_KK))
+    intersection_bK, union_bK = (part[:, met_K] for part in _overlaps(counts_bKK))
+    return np.asarray(np.mean((intersection_bK - intersection_K / union_K * union_bK) / union_K, axis=1))
+
+
+def _stratum_variance(residual_b: NDArray[np.float64], mine_b: NDArray[np.bool_], population: int) -> float:
+    """Variance of a stratum's estimated total of the residuals, of which `mine_b` were sampled."""
+    sampled = int(mine_b.sum())
+    if sampled == population:  # nothing was left to chance
+        return 0.0
+    spread_b = residual_b[mine_b] if sampled > 1 else residual_b
+    spread = float(spread_b.var(ddof=1)) if len(spread_b) > 1 else float("nan")
+    return population**2 * (1 - sampled / population) * spread / sampled
+
+
+def _overlaps(counts_KK: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Intersections and unions by class, over the last two axes."""
+    intersection_K = np.diagonal(counts_KK, axis1=-2, axis2=-1)
+    return intersection_K, counts_KK.sum(axis=-1) + counts_KK.sum(axis=-2) - intersection_K
+
+
+def _integers(values: ArrayLike | torch.Tensor, what: str) -> torch.Tensor:
+    """As int64 where they are: small types would overflow, and a fraction is no class."""
+    tensor = values if isinstance(values, torch.Tensor) else np.asarray(values)
+    if isinstance(tensor, torch.Tensor):
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise ValueError(f"{what} must be integers, got {tensor.dtype}; take the argmax of scores first")
+        return tensor.to(torch.int64)
+    if tensor.dtype.kind not in "iub":
+        raise ValueError(f"{what} must be integers, got {tensor.dtype}; take the argmax of scores first")
+    return torch.from_numpy(np.array(tensor, np.int64))
+
+
+def _check_range(values: torch.Tensor, classes: int, what: str) -> None:
+    wrong = values[(values < 0) | (values >= classes)]
+    if len(wrong):
+        raise ValueError(f"{what} {int(wrong[0])} is none of the {classes} classes 0 to {classes - 1} "
+                         f"({len(wrong)} such pixels)")
