@@ -1,0 +1,240 @@
+"""Pictures of a run as PNG files: learning curves, a confusion matrix, a sheet of predictions.
+
+Shapes in names: N images, B bands, H rows, W columns, K classes, C colour channels. Each picture is a matplotlib
+figure of its own, drawn without a display and without pyplot's global state.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+Colour = tuple[int, int, int]
+Image = NDArray[np.uint8]
+
+_INK, _FAINT, _GRID = "#22262b", "#8a9099", "#e3e6ea"
+_TRAIN, _PART, _WHOLE = "#9aa3ad", "#1f6fb2", "#d1495b"
+_IGNORED: Colour = (226, 226, 226)
+_WRONG: Colour = (230, 0, 92)  # a magenta that ground and the usual class colours seldom have
+_MOST_CELLS_WITH_TEXT = 16
+_LEGEND_COLUMNS = 6
+
+
+def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
+    """Draw the losses, and the mean IoU, of a run's reports against megapixels seen.
+
+    Reads megapixels, train/loss, val/loss, train/miou, val_part/miou with val_part/miou_se, and val/miou; what a
+    report does not have, or has as None or not finite, is left out.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    for key, colour in (("train/loss", _TRAIN), ("val/loss", _PART)):
+        _line(losses, history, key, colour)
+    _line(scores, history, "train/miou", _TRAIN)
+    _line(scores, history, "val_part/miou", _PART, error="val_part/miou_se")
+    _line(scores, history, "val/miou", _WHOLE, alone=True)
+    for axes, title in ((losses, "loss"), (scores, "mean IoU")):
+        _dress(axes, title)
+        axes.set_xlabel("megapixels seen", color=_INK)
+        axes.set_xlim(left=0)
+        if axes.lines:
+            axes.legend(frameon=False, labelcolor=_INK)
+        else:
+            axes.set_yticks([])
+            axes.text(0.5, 0.5, "nothing reported", transform=axes.transAxes, ha="center", va="center", color=_FAINT)
+    losses.set_ylim(0, 1.08 * max([np.max(line.get_ydata()) for line in losses.lines], default=1))
+    scores.set_ylim(0, 1)
+    _save(figure, path)
+
+
+def confusion(counts_KK: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix (row: label, column: prediction): shares of the row as shade, pixels in the cells.
+
+    Raises ValueError when counts and names do not fit each other.
+    """
+    classes = len(names)
+    if counts_KK.shape != (classes, classes):
+        raise ValueError(f"confusion: counts of shape {counts_KK.shape} for {classes} classes")
+    pixels_K = counts_KK.sum(axis=1)
+    shares_KK = counts_KK / np.maximum(pixels_K, 1)[:, None]
+    side = min(max(0.85 * classes, 3.2), 14)
+    figure = Figure(figsize=(side + 2.6, side + 1.6), layout="constrained")
+    axes = figure.subplots()
+    shade = axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
+    if classes <= _MOST_CELLS_WITH_TEXT:
+        for (row, column), count in np.ndenumerate(counts_KK):
+            _cell(axes, row, column, int(count), float(shares_KK[row, column]), bool(pixels_K[row]))
+    axes.set_xticks(range(classes), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), [name if n else f"{name} (no pixels)" for name, n in zip(names, pixels_K)])
+    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0, labelcolor=_INK, labelsize=9 if classes <= _MOST_CELLS_WITH_TEXT else 8)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("prediction", color=_INK)
+    axes.set_ylabel("label", color=_INK)
+    bar = figure.colorbar(shade, ax=axes, shrink=0.7, pad=0.02, label="share of the label's pixels")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelcolor=_INK, labelsize=8)
+    _save(figure, path)
+
+
+def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_NHW: NDArray[np.uint8],
+          colours: Sequence[Colour], names: Sequence[str], ignore: int, path: Path,
+          titles: Sequence[str] | None = None) -> None:
+    """Draw rows of image, label, prediction and errors, with a legend of the classes below.
+
+    Errors stand out on the image in grey; pixels whose label is `ignore` are no errors, whatever was predicted.
+    Raises ValueError when shapes, colours, names, titles or label values do not fit each other.
+    """
+    titles = [""] * len(images_NBHW) if titles is None else titles
+    _check_sheet(images_NBHW, labels_NHW, predictions_NHW, colours, names, titles)
+    rows, height, width = labels_NHW.shape
+    palette = _palette(colours, ignore)
+    legend = legend_patches(colours, names, ignored=bool((labels_NHW == ignore).any()))
+    panel = 2.9
+    tall = panel * height / width + 0.35
+    strip = 0.22 * -(-len(legend) // _LEGEND_COLUMNS) + 0.15
+    share_of_strip = strip / (rows * tall + strip)
+    figure = Figure(figsize=(4 * panel, rows * tall + strip))
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share_of_strip, 1, 1 - share_of_strip)))
+    for row, axes in enumerate(figure.subplots(rows, 4, squeeze=False)):
+        title = _fitting(titles[row] or "image")
+        image_HWC = shown(images_NBHW[row])
+        valid_HW = labels_NHW[row] != ignore
+        wrong_HW = valid_HW & (labels_NHW[row] != predictions_NHW[row])
+        pictures = (image_HWC, palette[labels_NHW[row]], palette[predictions_NHW[row]],
+                    _errors(image_HWC, wrong_HW, valid_HW))
+        share = f"{wrong_HW.sum() / valid_HW.sum():.1%} wrong" if valid_HW.any() else "nothing labelled"
+        for one, picture, above in zip(axes, pictures, (title, "label", "prediction", share)):
+            one.imshow(picture, interpolation="nearest" if picture is not image_HWC else "auto")
+            one.set_title(above, fontsize=9, color=_INK, loc="left")
+            one.set_axis_off()
+    figure.legend(handles=legend, loc="lower center", ncols=min(_LEGEND_COLUMNS, len(legend)), frameon=False,
+                  fontsize=9, labelcolor=_INK, handlelength=1.2, handleheight=1.2)
+    _save(figure, path)
+
+
+def legend_patches(colours: Sequence[Colour], names: Sequence[str], *, ignored: bool = False) -> list[Patch]:
+    """A patch for each class, for errors, and on request for ignored pixels."""
+    entries = [*zip(colours, names), (_WRONG, "error")] + ([(_IGNORED, "ignored")] if ignored else [])
+    return [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor=_FAINT, linewidth=0.6, label=name)
+            for colour, name in entries]
+
+
+def shown(image_BHW: NDArray[Any]) -> Image:
+    """An image of any bands and dtype as uint8 (row, col, 3), each band stretched from its 2nd to its 98th percentile.
+
+    The first three bands are red, green and blue; of fewer than three the first is grey. What is not finite is black.
+    """
+    bands = image_BHW[:3] if len(image_BHW) >= 3 else image_BHW[:1]
+    stretched = [_stretch(np.asarray(band, np.float64)) for band in bands]
+    return np.stack(stretched * (3 // len(stretched)), axis=-1)
+
+
+def _stretch(band_HW: NDArray[np.float64]) -> Image:
+    finite_HW = np.isfinite(band_HW)
+    if not finite_HW.any():
+        return np.zeros(band_HW.shape, np.uint8)
+    low, high = np.percentile(band_HW[finite_HW], (2, 98))
+    if low == high:  # an even band is mid-grey; a few pixels that differ are told from it
+        low, high = low - 1, high + 1
+    share_HW = np.where(finite_HW, (np.where(finite_HW, band_HW, low) - low) / (high - low), 0)
+    return (share_HW.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _palette(colours: Sequence[Colour], ignore: int) -> Image:
+    """uint8 (256, 3): the colour of every value that a label or a prediction may have."""
+    palette = np.empty((256, 3), np.uint8)
+    palette[:] = _IGNORED
+    palette[: len(colours)] = colours
+    palette[ignore] = _IGNORED
+    return palette
+
+
+def _errors(image_HWC: Image, wrong_HW: NDArray[np.bool_], valid_HW: NDArray[np.bool_]) -> Image:
+    """The image in pale grey, errors in one strong colour, ignored pixels in theirs."""
+    pale_HW1 = 110 + 0.5 * image_HWC.mean(axis=-1, keepdims=True)
+    errors_HWC = np.repeat(pale_HW1, 3, axis=-1).clip(0, 255).astype(np.uint8)
+    errors_HWC[~valid_HW] = _IGNORED
+    errors_HWC[wrong_HW] = _WRONG
+    return errors_HWC
+
+
+def _check_sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_NHW: NDArray[np.uint8],
+                 colours: Sequence[Colour], names: Sequence[str], titles: Sequence[str]) -> None:
+    shapes = images_NBHW.shape[:1] + images_NBHW.shape[2:], labels_NHW.shape, predictions_NHW.shape
+    if len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in images_NBHW.shape:
+        raise ValueError(f"sheet: images {images_NBHW.shape}, labels {labels_NHW.shape}, predictions "
+                         f"{predictions_NHW.shape} do not fit each other")
+    if len(colours) != len(names) or len(titles) != len(images_NBHW):
+        raise ValueError(f"sheet: {len(colours)} colours for {len(names)} names, {len(titles)} titles for "
+                         f"{len(images_NBHW)} images")
+
+
+def _line(axes: Axes, history: Sequence[Mapping[str, float | None]], key: str, colour: str, *, error: str = "",
+          alone: bool = False) -> None:
+    """Draw one metric against megapixels: a line, with a band of one standard error, or points that stand alone."""
+    points = [(x, y, _number(report.get(error)) or 0.0) for report in history
+              if (x := _number(report.get("megapixels"))) is not None and (y := _number(report.get(key))) is not None]
+    if not points:
+        return
+    seen, values, errors = np.array(points).T
+    if alone:
+        axes.plot(seen, values, "D", color=colour, markersize=7, zorder=3, label=f"{key} {values[-1]:.3f}")
+        return
+    axes.plot(seen, values, color=colour, linewidth=2, marker="o", markersize=3.5, label=key)
+    if errors.any():
+        axes.fill_between(seen, values - errors, values + errors, color=colour, alpha=0.18, linewidth=0,
+                          label="± one standard error")
+        if len(seen) == 1:  # a band of no width
+            axes.vlines(seen, values - errors, values + errors, color=colour, alpha=0.5)
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", color=_INK, fontsize=12)
+    axes.grid(axis="y", color=_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_FAINT)
+    axes.tick_params(length=0, labelcolor=_INK)
+    axes.margins(x=0.04, y=0.08)
+
+
+def _cell(axes: Axes, row: int, column: int, count: int, share: float, labelled: bool) -> None:
+    colour = "white" if share > 0.55 else _INK if count else _FAINT
+    texts = [(_pixels(count), -9 if labelled else 0, 7)] + ([(f"{share:.1%}", 5, 10)] if labelled else [])
+    for text, above, size in texts:
+        axes.annotate(text, (column, row), (0, above), textcoords="offset points", ha="center", va="center",
+                      color=colour, fontsize=size)
+
+
+def _pixels(count: int) -> str:
+    """A count in at most five characters or so: 9999, 12.3k, 4.56M."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= max(unit, 10**4):
+            return f"{count / unit:.3g}{name}"
+    return str(count)
+
+
+def _fitting(text: str, length: int = 42) -> str:
+    """A title that stays above its panel; what is lost is in the middle."""
+    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)  # becomes the figure's canvas
+    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})  # the same bytes for the same picture
