@@ -1,0 +1,227 @@
+"""Reading a store: patches of any size and scale, regions, and the counts and moments of cells."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from patchstore import kv
+from patchstore.catalog import array_path, load_scenes, need_settings
+from patchstore.errors import ReadError
+from patchstore.schema import ClassInfo, Scene, digest
+from patchstore.window import (
+    Range,
+    Square,
+    Window,
+    check_range,
+    direct,
+    finish_labels,
+    finish_pixels,
+    label_ranges,
+    level_shape,
+    locate,
+    pixel_ranges,
+)
+
+Array = NDArray[Any]
+_FAILURES = (ValueError, OSError, RuntimeError, NotImplementedError)
+"""What TensorStore raises for absent and damaged data."""
+_CHUNK = re.compile(r'shard entry \{([\d, ]+)\}/\{([\d, ]+)\} in [^"]*"[^"]*/c/([\d/]+)"')
+_FILE = re.compile(r'/c/([\d/]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A read that was issued: what it fills, and what then makes a patch of it (nothing, if read directly)."""
+
+    future: ts.WriteFutures
+    where: str
+    finish: Callable[[], None] | None
+
+
+class Store:
+    """A store, read-only. Threads may share it; it pickles as its URI, and cannot be carried across a fork."""
+
+    def __init__(self, uri: str | os.PathLike[str], cache_bytes: int = 256 << 20) -> None:
+        """Raises StoreError when there is no store, one of another format, or one with a torn scene."""
+        self.uri = kv.normal(uri)
+        self.cache_bytes = cache_bytes
+        folder = kv.Folder(self.uri)
+        self.settings = need_settings(folder)
+        self.scenes: dict[str, Scene] = load_scenes(folder)
+        self._context = kv.context(cache_bytes)
+        self._handles: dict[str, ts.TensorStore] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes, in the order of their index."""
+        return self.settings.classes
+
+    @property
+    def ignore(self) -> int:
+        """Label of pixels that have no class."""
+        return self.settings.ignore
+
+    @property
+    def bands(self) -> int:
+        """Number of bands."""
+        return self.settings.bands
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+        return np.dtype(self.settings.dtype)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and the scenes' names and versions."""
+        return digest([*(f"{info.name}={info.code}" for info in self.classes),
+                       *(f"{scene.name}/{scene.fingerprint}" for scene in self.scenes.values())])
+
+    def read(self, windows: Sequence[Window], size: int) -> tuple[Array, NDArray[np.uint8]]:
+        """Patches of windows: images (N, B, size, size) in the store's dtype, labels (N, size, size).
+
+        All are asked for at once. Outside a scene pixels are reflected and labels ignored; without a mask all labels
+        are. Raises ValueError for an unknown scene or a side below `size`, ReadError for absent or damaged data,
+        StateError after a fork.
+        """
+        kv.guard()
+        images_NBSS = np.empty((len(windows), self.bands, size, size), self.dtype)
+        labels_NSS = np.full((len(windows), size, size), self.ignore, np.uint8)
+        pending: list[_Pending] = []
+        for window, out_BSS, out_SS in zip(windows, images_NBSS, labels_NSS):
+            scene = self._scene(window.scene)
+            square = locate(int(window.row), int(window.col), int(window.side), size, scene.levels)
+            pending.append(self._ask_pixels(scene, square, out_BSS))
+            if scene.has_mask:
+                pending.extend(self._ask_labels(scene, square, out_SS))
+        for read in pending:
+            try:
+                read.future.result()
+            except _FAILURES as error:
+                self._raise(error, read.where)
+            if read.finish is not None:
+                read.finish()
+        return images_NBSS, labels_NSS
+
+    def region(self, scene: str, array: Literal["image", "mask", "valid"], rows: Range, cols: Range, level: int = 0
+               ) -> Array:
+        """A stretch of one level, inside the scene: image (B, rows, cols), mask uint8 or valid bool (rows, cols).
+
+        Ranges are half-open, in that level's pixels. A scene without a mask is ignored everywhere, one without nodata
+        valid everywhere. Raises ValueError for a range that is empty or reaches outside, ReadError, StateError.
+        """
+        kv.guard()
+        info = self._scene(scene)
+        if array not in ("image", "mask", "valid"):
+            raise ValueError(f"array must be image, mask or valid, got {array!r}")
+        if not 0 <= level < info.levels:
+            raise ValueError(f"scene {scene} has levels 0 … {info.levels - 1}, got {level}")
+        shape = level_shape(info.shape, level)
+        rows, cols = check_range("rows", rows, shape[0]), check_range("cols", cols, shape[1])
+        size = (rows[1] - rows[0], cols[1] - cols[0])
+        if array == "mask" and not info.has_mask:
+            return np.full(size, self.ignore, np.uint8)
+        if array == "valid" and not info.has_valid:
+            return np.ones(size, np.bool_)
+        out = np.empty((self.bands, *size) if array == "image" else size,
+                       {"image": self.dtype, "mask": np.dtype(np.uint8), "valid": np.dtype(np.bool_)}[array])
+        read = self._ask(array_path(info, array, level), rows, cols, out, None)
+        try:
+            read.future.result()
+        except _FAILURES as error:
+            self._raise(error, read.where)
+        return out
+
+    def counts(self, scene: str) -> NDArray[np.int64]:
+        """Pixels of each class in each cell: (cell rows, cell cols, classes). Raises as `region` does."""
+        return self._whole(scene, "counts").astype(np.int64)
+
+    def moments(self, scene: str) -> NDArray[np.float64]:
+        """Number, sum and sum of squares of each cell's and band's valid pixels: (cell rows, cell cols, bands, 3)."""
+        moments: NDArray[np.float64] = self._whole(scene, "moments")
+        return moments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.uri, self.cache_bytes)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r}, {len(self.scenes)} scenes)"
+
+    def _scene(self, name: str) -> Scene:
+        scene = self.scenes.get(name)
+        if scene is None:
+            known = ", ".join(list(self.scenes)[:5]) + (", …" if len(self.scenes) > 5 else "")
+            raise ValueError(f"{self.uri}: has no scene {name!r}; it has {known or 'none'}")
+        return scene
+
+    def _ask_pixels(self, scene: Scene, square: Square, out_BSS: Array) -> _Pending:
+        shape, path = level_shape(scene.shape, square.level), array_path(scene, "image", square.level)
+        rows, cols = pixel_ranges(square, shape)
+        if direct(square, shape, out_BSS.shape[-1]):
+            return self._ask(path, rows, cols, out_BSS, None)
+        block = np.empty((self.bands, rows[1] - rows[0], cols[1] - cols[0]), self.dtype)
+        return self._ask(path, rows, cols, block, lambda: finish_pixels(block, square, shape, out_BSS))
+
+    def _ask_labels(self, scene: Scene, square: Square, out_SS: Array) -> list[_Pending]:
+        shape, path = level_shape(scene.shape, square.level), array_path(scene, "mask", square.level)
+        rows, cols = label_ranges(square, shape)
+        if rows[0] == rows[1] or cols[0] == cols[1]:
+            return []  # wholly outside: ignored already
+        if direct(square, shape, len(out_SS)):
+            return [self._ask(path, rows, cols, out_SS, None)]
+        block = np.empty((rows[1] - rows[0], cols[1] - cols[0]), np.uint8)
+        return [self._ask(path, rows, cols, block, lambda: finish_labels(block, square, shape, self.ignore, out_SS))]
+
+    def _ask(self, path: str, rows: Range, cols: Range, out: Array, finish: Callable[[], None] | None) -> _Pending:
+        """Issue a read into `out`: measured 10-30 % faster than into an array of TensorStore's own and a copy."""
+        part = self._handle(path)[..., rows[0]:rows[1], cols[0]:cols[1]]
+        where = f"{path}, rows {rows[0]} … {rows[1]}, cols {cols[0]} … {cols[1]}"
+        return _Pending(ts.array(out).write(part), where, finish)
+
+    def _whole(self, scene: str, array: str) -> Array:
+        kv.guard()
+        path = array_path(self._scene(scene), array)
+        try:
+            values: Array = self._handle(path).read().result()
+        except _FAILURES as error:
+            self._raise(error, path)
+        return values
+
+    def _handle(self, path: str) -> ts.TensorStore:
+        with self._lock:
+            if path not in self._handles:
+                try:
+                    self._handles[path] = ts.open(kv.array(self.uri, path), read=True, context=self._context).result()
+                except _FAILURES as error:
+                    self._raise(error, path)
+            return self._handles[path]
+
+    def _raise(self, error: BaseException, where: str) -> NoReturn:
+        """Raise the ReadError that names store, scene, array, and chunk where TensorStore says which."""
+        scene, _, array = where.split("/", 2)
+        message, chunk = kv.plain(error), ""
+        if found := _CHUNK.search(message):
+            entry, grid, shard = ([int(n) for n in re.findall(r"\d+", text)] for text in found.groups())
+            place = [s * g + e for s, g, e in zip(shard, grid, entry)]
+            chunk = f", chunk {tuple(place)} in shard c/{found[3]}"
+        elif found := _FILE.search(message):
+            chunk = f", chunk c/{found[1]}"
+        raise ReadError(f"{self.uri}: scene {scene}, array {array}{chunk}: absent or damaged ({message}); "
+                        f"delete {self.uri}/{scene} and ingest the scene again") from None
+
+
+def open(uri: str | os.PathLike[str], cache_bytes: int = 256 << 20) -> Store:
+    """Open a store for reading; `cache_bytes` bounds the decoded chunks that are kept.
+
+    A cache of 1.5 x the shards that are read by turns pays (16.8 MB a shard of 2048 px with three bands and labels).
+    Raises StoreError, saying what is there, when it is no store of this format.
+    """
+    return Store(uri, cache_bytes)
