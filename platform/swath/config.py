@@ -47,7 +47,7 @@ class DataConfig(Section):
     images: str = "images/*"
     """Pattern of the images below the source (adapter `folder`)."""
     masks: str = "masks/*"
-    """Pattern of the masks below the source (adapter `folder`); a mask has its image's file name, but for the ending."""
+    """Pattern of the masks below the source (adapter `folder`); a mask has its image's name, but for the ending."""
     group: str = ""
     """Regular expression whose first group, searched in a scene's name, is its group (adapter `folder`); empty: each
     scene is a group of its own."""

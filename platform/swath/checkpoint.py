@@ -1,0 +1,103 @@
+"""Checkpoints: folders that hold a run's whole state, and all that is needed to apply its model elsewhere.
+
+    state.pt        tensors and plain values: weights, optimiser, place in the order, history (`weights_only` loads it)
+    config.json     the configuration
+    card.json       what the model expects and gives: bands, dtype, classes, and the store that it was trained on
+    manifest.json   size and SHA-256 of the others, written last: without it, or not matching, nothing is loaded
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from patchstore import Store
+from swath import config as configuration
+from swath import models
+from swath.config import Config
+from swath.errors import CheckpointError
+
+_FILES = ("state.pt", "config.json", "card.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model expects and gives."""
+
+    store: str
+    """URI of the store that it was trained on."""
+    fingerprint: str
+    """That store's content."""
+    bands: int
+    dtype: str
+    classes: tuple[str, ...]
+    """Names by index."""
+    colours: tuple[tuple[int, int, int], ...]
+    ignore: int
+
+    @classmethod
+    def of(cls, store: Store) -> "Card":
+        """The card of a model trained on a store."""
+        return cls(store=store.uri, fingerprint=store.fingerprint, bands=store.bands, dtype=str(store.dtype),
+                   classes=tuple(c.name for c in store.classes), colours=tuple(c.colour for c in store.classes),
+                   ignore=store.ignore)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint as it was read."""
+
+    config: Config
+    card: Card
+    state: dict[str, Any]
+
+    def network(self, device: torch.device) -> models.Net:
+        """The trained network, ready to predict on a device."""
+        bare = replace(self.config.model, weights="none")  # the checkpoint has the weights
+        flat_B = np.zeros(self.card.bands), np.ones(self.card.bands)
+        net = models.build(bare, bands=self.card.bands, classes=len(self.card.classes), mean_B=flat_B[0],
+                           std_B=flat_B[1])
+        net.load_state_dict(self.state["net"])
+        return net.to(device).eval()
+
+
+def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> None:
+    """Write a checkpoint into an empty folder."""
+    torch.save(state, folder / "state.pt")
+    (folder / "config.json").write_text(config.to_json())
+    (folder / "card.json").write_text(json.dumps(asdict(card), indent=2))
+    manifest = {name: _digest(folder / name) for name in _FILES}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint, its tensors onto a device.
+
+    Raises CheckpointError when it is missing, incomplete or damaged.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a whole checkpoint (manifest.json: {error}); "
+                              "give a run's id or a checkpoint folder") from None
+    for name in _FILES:
+        if not (folder / name).is_file() or _digest(folder / name) != manifest.get(name):
+            raise CheckpointError(f"{folder}: {name} is missing or differs from what was written; "
+                                  "use another checkpoint of the run")
+    try:
+        card = TypeAdapter(Card).validate_json((folder / "card.json").read_text())
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / 'card.json'}: {error.errors()[0]['msg']}; "
+                              "was it written by another version?") from None
+    state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+    return Checkpoint(config=configuration.load(folder / "config.json"), card=card, state=state)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,112 @@
+"""Command lines of the jobs: RECIPE [--config FILE] [--recipes MODULE] [any field], read by tyro."""
+
+import importlib
+import json
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, Protocol, TypeVar
+
+import tyro
+
+from patchstore import PatchstoreError
+from swath import config as configuration
+from swath.config import Config
+from swath.errors import ConfigError, SwathError
+
+
+class _Configured(Protocol):
+    """The arguments of a job that takes a configuration."""
+
+    @property
+    def config(self) -> Config: ...
+
+
+A = TypeVar("A", bound=_Configured)
+B = TypeVar("B")
+
+
+def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
+    """Read the command line of a job that takes a recipe; `arguments(config)` gives the job's defaults.
+
+    Raises ConfigError for an unknown recipe, module or file, and exits with 2 where tyro finds a wrong field.
+    """
+    rest = list(argv)
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--recipes", default="recipes")
+    chosen, rest = first.parse_known_args(rest)
+    recipes = _recipes(_module(chosen.recipes))
+    if name and chosen.config:
+        raise ConfigError(f"both a recipe ({name}) and --config {chosen.config} are given; give one")
+    if chosen.config:
+        config = configuration.load(chosen.config)
+    elif name:
+        config = recipe(name, chosen.recipes)
+    elif {"-h", "--help"} & set(rest):
+        config = Config()
+    else:
+        raise ConfigError(f"name a recipe ({', '.join(recipes)}) or give --config FILE; --help shows every field")
+    about = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in recipes.items())
+    return read(arguments(config), rest, usage=f"RECIPE [--config FILE] [--recipes MODULE]\n\nrecipes:\n{about}")
+
+
+def recipe(name: str, module: str = "recipes") -> Config:
+    """What a recipe of a module returns. Raises ConfigError, naming the nearest, for an unknown one."""
+    recipes = _recipes(_module(module))
+    if name not in recipes:
+        near = get_close_matches(name, recipes, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(recipes)}"
+        raise ConfigError(f"no recipe {name!r} in {module}; {hint}")
+    return recipes[name]()
+
+
+def read(arguments: B | type[B], argv: Sequence[str], usage: str = "") -> B:
+    """Read a command line into a dataclass: given as a type, or as an instance that holds the defaults."""
+    program = f"{Path(sys.argv[0]).name} {usage.splitlines()[0] if usage else ''}".strip()
+    kind, default = (arguments, tyro.MISSING) if isinstance(arguments, type) else (type(arguments), arguments)
+    return tyro.cli(kind, default=default, args=list(argv), prog=program, description=usage or None,
+                    config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Run a job: what a user can mend becomes one line on standard error and exit code 2; SIGTERM ends it cleanly."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        main(sys.argv[1:])
+    except (SwathError, PatchstoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def finish(as_json: bool, result: dict[str, Any]) -> None:
+    """With --json, print a job's result as one line of JSON, the last of standard output."""
+    if as_json:
+        sys.stdout.flush()
+        print(json.dumps(result), flush=True)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--recipes {name}: {error}; give the name of a module that Python can import") from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _recipes(module: ModuleType) -> dict[str, Callable[[], Config]]:
+    """The recipes of a module: its public functions that return a Config."""
+    return {name: value for name, value in vars(module).items()
+            if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+            and getattr(value, "__annotations__", {}).get("return") is Config}

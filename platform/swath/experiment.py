@@ -1,0 +1,152 @@
+"""One experiment from a configuration to a recorded, scored model: what `jobs/train.py` does.
+
+Everything that can be wrong is looked at before a cluster is asked for. A run is recorded from its first moment and
+always ends with a true status: FINISHED, FAILED with the reason, or KILLED.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import patchstore
+from patchstore import Store
+from swath import certificate, checkpoint, loop, models, patches, pictures, predict, score, tracking
+from swath import split as splits
+from swath.config import Config
+from swath.console import Progress
+from swath.context import LocalContext, choose_device, use_threads
+from swath.errors import ConfigError
+from swath.split import Split
+from swath.tracking import Tracker
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """A finished training."""
+
+    run_id: str
+    run: loop.Run
+    location: tracking.Location
+    score: score.Score
+    """Of the validation split."""
+    seconds: float
+
+
+def train(config: Config, workdir: Path) -> Outcome:
+    """Train, score and record one model; checkpoints and the default tracking store lie below `workdir`.
+
+    Raises ConfigError, DataError or a PatchstoreError before anything is started where the configuration, the store or
+    the tracking store cannot serve, and TrainingError when the run itself fails.
+    """
+    began, workdir = time.perf_counter(), workdir.resolve()
+    store = open_store(config)
+    models.check(config.model)
+    split = splits.divide(store, config.split)
+    plan = patches.plan(store, config, "train", labels=split)
+    location = tracking.prepare(workdir, config.track.uri)
+    tracker = tracking.MlflowTracker.start(
+        location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
+        artifact_location=location.artifact_location, params=config.flat(), tags=_tags(config, store, split))
+    with ended_truly(tracker):
+        tracker.text(config.to_json(), "config.json")
+        _log_costs(tracker, config, store, plan)
+        folder = workdir / "checkpoints" / tracker.run_id
+        folder.mkdir(parents=True)
+        run = _fit(config, store, folder, tracker, location.uri)
+        tracker.tags({tracking.CHECKPOINT_TAG: str(run.checkpoint)})
+        _draw(config, store, split, run, tracker)
+    assert run.counts_KK is not None  # only a context that stops a run early leaves it out
+    return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began,
+                   score=score.score_of(store, split, "val", config, run.counts_KK))
+
+
+def open_store(config: Config) -> Store:
+    """The store of a configuration. Raises ConfigError when none is named, and what patchstore.open raises."""
+    if not config.data.store:
+        raise ConfigError("data.store: no store is named; give --data.store URI (jobs/ingest.py makes one)")
+    return patchstore.open(config.data.store)
+
+
+def run_name(config: Config) -> str:
+    """A name that tells runs apart at a glance: unet-resnet18-256x1."""
+    scales = "+".join(f"{s:g}" for s in config.patches.scales)
+    return f"{config.model.arch}-{config.model.encoder}-{config.patches.size}x{scales}"
+
+
+@contextmanager
+def ended_truly(tracker: Tracker) -> Iterator[None]:
+    """End a run with what really happened in the block."""
+    try:
+        yield
+    except Exception as error:
+        tracker.end("FAILED", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:  # an interrupt, or the exit that a signal asks for
+        tracker.end("KILLED", type(error).__name__)
+        raise
+    tracker.end("FINISHED")
+
+
+def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+    """Run the loop: in this process for one worker, by Ray Train for several."""
+    if config.cluster.workers > 1:
+        from swath import ray_train  # only here: a run of one worker needs no Ray
+
+        return ray_train.train(config, folder, tracker, uri)
+    use_threads(config.cluster.cpus)
+    context = LocalContext(folder, choose_device(config.cluster.device), keep=config.train.keep,
+                           listeners=(tracking.reporter(tracker), Progress()))
+    return loop.fit(config, store, context)
+
+
+def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
+    return {"swath.protocol": score.protocol(store, split, "val", config).digest(),
+            "swath.certificate": certificate.certify(store, split).to_json(),
+            "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
+
+
+def _log_costs(tracker: Tracker, config: Config, store: Store, plan: patches.PatchPlan) -> None:
+    net = models.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
+                       std_B=np.ones(store.bands))
+    cost = models.cost(net, config.patches.size, store.bands)
+    tracker.log({"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
+                 "plan/patches": len(plan), "plan/megapixels": plan.megapixels}, 0.0)
+
+
+def _draw(config: Config, store: Store, split: Split, run: loop.Run, tracker: Tracker) -> None:
+    """Pictures of a run, as artifacts: curves, confusion matrix, and a sheet of predictions."""
+    names = [info.name for info in store.classes]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        pictures.curves(run.history, folder / "curves.png")
+        if run.counts_KK is not None:
+            pictures.confusion(run.counts_KK, names, folder / "confusion.png")
+        _draw_sheet(config, store, split, run, folder / "predictions.png")
+        for path in sorted(folder.iterdir()):
+            tracker.artifact(path)
+
+
+def _draw_sheet(config: Config, store: Store, split: Split, run: loop.Run, path: Path, most: int = 4) -> None:
+    """Image, label and prediction of a few blocks of the validation sample, spread over its strata."""
+    assert run.checkpoint is not None
+    device = choose_device("cpu" if config.cluster.device == "cpu" else "auto")
+    forward = predict.network_forward(checkpoint.load(run.checkpoint).network(device),
+                                      predict.precision(config.train.precision, device))
+    regions = [r for r in score.sample(store, split, "val", config).regions if r.pixels == score.BLOCK**2]
+    if not regions:  # every scene is smaller than a block
+        return
+    chosen = [regions[i] for i in np.unique(np.linspace(0, len(regions) - 1, most).round().astype(int))]
+    images = [store.region(r.scene, "image", r.rows, r.cols) for r in chosen]
+    labels = [score.labels_of(store, r.scene, split.cells(r.scene, "val"), r.rows, r.cols) for r in chosen]
+    with torch.inference_mode():
+        predictions = [np.concatenate([rows for _, rows in score.predict_region(store, r, forward, config, device)])
+                       for r in chosen]
+    pictures.sheet(np.stack(images), np.stack(labels), np.stack(predictions), [c.colour for c in store.classes], names=[
+        c.name for c in store.classes], ignore=store.ignore, path=path,
+        titles=[f"{r.scene} row {r.rows[0]} col {r.cols[0]}" for r in chosen])

@@ -1,0 +1,149 @@
+"""What a training loop works with: everything that stays the same through a run, and the running totals.
+
+The order in which a run starts: the split and the plan from the store's counts; the network from the seed; then, where
+the context names a checkpoint, everything that changes from it.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from patchstore import Store
+from swath import losses, metrics, models, patches, predict, score
+from swath import split as splits
+from swath.augment import Augment
+from swath.checkpoint import Card
+from swath.config import Config
+from swath.context import Context
+from swath.loader import Loader
+from swath.state import State, optimiser
+
+
+class Job:
+    """What stays the same through a run: data, plan, loss, lengths."""
+
+    def __init__(self, config: Config, store: Store, context: Context) -> None:
+        self.config, self.store, self.context = config, store, context
+        self.classes = len(store.classes)
+        self.card = Card.of(store)
+        self.split = splits.divide(store, config.split)
+        self.plan = patches.plan(store, config, "train", labels=self.split)
+        self.val_plan = patches.plan(store, config, "val", labels=self.split)
+        self.precision = predict.precision(config.train.precision, context.device)
+        weights_K = losses.class_weights(splits.class_pixels(store, self.split, "train"), config.loss.class_weights)
+        self.loss = losses.Loss(config.loss, self.classes, store.ignore, weights_K)
+        self.loader = Loader(store=store, plan=self.plan, batch=config.train.batch, seed=config.train.seed,
+                             rank=context.rank, world_size=context.world_size,
+                             augment=Augment(config.augment, store.dtype), readers=config.cluster.readers)
+        self.step_megapixels = config.train.batch * config.patches.size**2 / 1e6
+        length = config.train.megapixels or config.train.epochs * self.plan.megapixels
+        self.steps = max(1, math.ceil(length / self.step_megapixels - 1e-9))
+        self.report_megapixels = score.report_megapixels(store, self.split, config)
+        self.sample = score.sample(store, self.split, "val", config)
+        self.val_present_K = splits.class_pixels(store, self.split, "val") > 0
+        self.tally = Tally(self.classes)
+
+    def start(self) -> State:
+        """The state to begin with: fresh from the seed, or the context's checkpoint's."""
+        torch.manual_seed(self.config.train.seed)
+        mean_B, std_B = splits.band_statistics(self.store, self.split)
+        net = models.build(self.config.model, bands=self.store.bands, classes=self.classes, mean_B=mean_B,
+                           std_B=std_B, dtype=self.store.dtype).to(self.context.device)
+        state = State(net=net, optimiser=optimiser(self.config.train, net))
+        if self.context.resume is not None:
+            state.restore(self.context.resume, self.config, self.card, self.context.device)
+        net.train()
+        return state
+
+    def network(self, state: State) -> torch.nn.Module:
+        """The network to train: as it is, or shared with the other workers."""
+        return DistributedDataParallel(state.net) if self.context.world_size > 1 else state.net
+
+    def autocast(self) -> torch.autocast:
+        """Arithmetic of the forward pass."""
+        return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def is_due(self, step: int) -> bool:
+        """Whether a report follows a step: at every multiple of the interval, and at the end."""
+        intervals = (int(s * self.step_megapixels / self.report_megapixels + 1e-9) for s in (step - 1, step))
+        return step == self.steps or len(set(intervals)) > 1
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks, on the CPU."""
+        if self.context.world_size > 1:
+            values = values.to(self.context.device)
+            distributed.all_reduce(values)
+        return values.cpu()
+
+    def score_sample(self, forward: predict.Forward) -> dict[str, float]:
+        """The score of the validation sample: mean IoU and its standard error."""
+        counts = self._count(self.sample.regions, forward)
+        strata = np.array([region.stratum for region in self.sample.regions])
+        part = metrics.part_score(counts, strata, self.sample.population_h, self.val_present_K)
+        return {"val_part/miou": part.miou, "val_part/miou_se": part.se}
+
+    def score_whole(self, forward: predict.Forward) -> NDArray[np.int64]:
+        """Counts over the whole validation split: int64 (K, K)."""
+        return self._count(score.whole(self.store, self.split, "val"), forward).sum(axis=0)
+
+    def _count(self, regions: list[score.Region], forward: predict.Forward) -> NDArray[np.int64]:
+        mine = score.count(self.store, self.split, "val", regions, forward, self.config, self.context.device,
+                           rank=self.context.rank, world_size=self.context.world_size)
+        return self.sum_over_ranks(torch.from_numpy(mine)).numpy()
+
+    @torch.inference_mode()
+    def validation_loss(self, net: torch.nn.Module) -> float:
+        """The loss over validation patches spread evenly over the plan, as many pixels as the sample has."""
+        count = min(len(self.val_plan), max(1, round(score.sample_megapixels(self.store, self.split, self.config)
+                                                     * 1e6 / self.config.patches.size**2)))
+        ids = np.linspace(0, len(self.val_plan) - 1, count).round().astype(np.int64)
+        mine = ids[self.context.rank :: self.context.world_size]
+        totals = torch.stack([self.loss.totals(labels) for _, labels in self._validation(mine)]
+                             or [torch.zeros_like(self.loss.totals(torch.empty(0, 1, 1, dtype=torch.uint8)))]).sum(0)
+        totals = self.sum_over_ranks(totals)
+        loss = torch.zeros(1, dtype=torch.float64)
+        for images_NSBHW, labels_NHW in self._validation(mine):
+            with self.autocast():
+                logits_NKHW = net(images_NSBHW.to(self.context.device))
+            loss += self.loss(logits_NKHW.float(), labels_NHW.to(self.context.device), totals).double().cpu()
+        return float(self.sum_over_ranks(loss))
+
+    def _validation(self, ids: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for first in range(0, len(ids), self.config.train.micro_batch):
+            windows = self.val_plan.windows(ids[first : first + self.config.train.micro_batch])
+            images_NBHW, labels_NHW = self.store.read(windows, self.config.patches.size)
+            yield torch.from_numpy(images_NBHW)[:, None], torch.from_numpy(labels_NHW)
+
+
+class Tally:
+    """What was trained since the last report."""
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.steps, self.loss, self._began = 0, 0.0, time.perf_counter()
+        self.counts_KK = np.zeros((self._classes, self._classes), np.int64)
+
+    def add(self, loss: float, counts_KK: NDArray[np.int64]) -> None:
+        """Take one step's results."""
+        self.steps, self.loss, self.counts_KK = self.steps + 1, self.loss + loss, self.counts_KK + counts_KK
+        self.seconds = time.perf_counter() - self._began
+
+    def numbers(self, job: Job) -> dict[str, float]:
+        """The metrics of training, over all ranks."""
+        sums = job.sum_over_ranks(torch.tensor([self.loss, *self.counts_KK.ravel()], dtype=torch.float64)).numpy()
+        counts_KK = sums[1:].reshape(self.counts_KK.shape).astype(np.int64)
+        pixels = self.steps * job.step_megapixels
+        return {"train/loss": float(sums[0]) / self.steps,
+                "train/miou": metrics.mean_iou(counts_KK, counts_KK.sum(axis=1) > 0),
+                "speed/megapixels_per_s": pixels / self.seconds,
+                "speed/patches_per_s": self.steps * job.config.train.batch / self.seconds}

@@ -1,0 +1,128 @@
+"""The training loop, in plain PyTorch: no Ray, no MLflow. All lengths are counted in megapixels seen."""
+
+import math
+import resource
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.parallel import DistributedDataParallel
+
+from patchstore import Store
+from swath import metrics, predict, score
+from swath.config import Config
+from swath.context import Context
+from swath.errors import TrainingError
+from swath.job import Job
+from swath.loader import Batch
+from swath.state import State, learning_rate
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What came of a training."""
+
+    metrics: dict[str, float]
+    """The last report's."""
+    checkpoint: Path | None
+    """Folder of the last checkpoint."""
+    megapixels: float
+    history: list[dict[str, float]]
+    """Every report's metrics."""
+    counts_KK: NDArray[np.int64] | None
+    """Counts over the validation split (row: label, column: prediction); none for a run that was stopped early."""
+
+
+def fit(config: Config, store: Store, context: Context) -> Run:
+    """Train one model, score it, and report on the way.
+
+    Raises DataError when the store cannot serve the configuration, TrainingError when the loss is not finite, and
+    CheckpointError when the context's checkpoint is not of this run.
+    """
+    job = Job(config, store, context)
+    state = job.start()
+    train = job.network(state)
+    for batch in job.loader.batches(state.step, job.steps):
+        if context.stop(state.megapixels):
+            break
+        job.tally.add(*train_step(job, state, train, batch))
+        if job.is_due(state.step):
+            report(job, state, final=state.step == job.steps)
+    if job.tally.steps:  # stopped early: what was done since the last report is kept
+        report(job, state, final=False)
+    return Run(metrics=state.history[-1], checkpoint=context.newest, megapixels=state.megapixels,
+               history=state.history, counts_KK=state.counts_KK)
+
+
+def train_step(job: Job, state: State, train: torch.nn.Module, batch: Batch) -> tuple[float, NDArray[np.int64]]:
+    """One optimiser step over this rank's share of a global batch: its share of the loss, and its K x K counts.
+
+    The share is cut into micro-batches; all of them, over all ranks, sum to the loss of the whole batch.
+    """
+    config, context = job.config, job.context
+    torch.manual_seed(hash((config.train.seed, state.step, context.rank)) % 2**63)  # dropout, the same after a resume
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(config.train, state.step, job.steps)
+    totals = job.sum_over_ranks(job.loss.totals(batch.labels_NHW))
+    loss, counts_KK = 0.0, np.zeros((job.classes, job.classes), np.int64)
+    parts = list(batch.parts(config.train.micro_batch))
+    for number, (images_NSBHW, labels_NHW) in enumerate(parts):
+        labels_NHW = labels_NHW.to(context.device, non_blocking=True)
+        together = number == len(parts) - 1 or not isinstance(train, DistributedDataParallel)
+        with nullcontext() if together else train.no_sync():
+            with job.autocast():
+                logits_NKHW = train(images_NSBHW.to(context.device, non_blocking=True))
+            piece = job.loss(logits_NKHW.float(), labels_NHW, totals)
+            (piece * context.world_size).backward()  # DDP averages gradients over ranks; the pieces are to be summed
+        loss += float(piece.detach())
+        counts_KK += metrics.confusion(labels_NHW, logits_NKHW.detach().argmax(1), job.classes, job.store.ignore)
+    if not math.isfinite(loss):
+        places = ", ".join(f"{w.scene} row {w.row} col {w.col} side {w.side}" for w in batch.windows)
+        raise TrainingError(f"the loss is {loss} at step {state.step} ({state.megapixels:.3f} Mpx) on one of: "
+                            f"{places}; lower train.lr, or look for pixels that are not finite")
+    if config.train.clip:
+        torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.train.clip)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    state.megapixels = state.step * job.step_megapixels
+    return loss, counts_KK
+
+
+def report(job: Job, state: State, *, final: bool) -> None:
+    """Score the validation sample (at the end the whole split), save, and tell the context."""
+    numbers = job.tally.numbers(job)
+    began = time.perf_counter()
+    state.net.eval()
+    forward = predict.network_forward(state.net, job.precision)
+    numbers |= job.score_sample(forward)
+    numbers["val/loss"] = job.validation_loss(state.net)
+    if final:
+        state.counts_KK = job.score_whole(forward)
+        whole = score.score_of(job.store, job.split, "val", job.config, state.counts_KK)
+        numbers["val/miou"] = whole.miou
+        numbers["val/accuracy"] = metrics.pixel_accuracy(whole.counts_KK)
+        numbers |= {f"val/iou/{name}": value for name, value in whole.iou.items() if value is not None}
+    state.net.train()
+    scoring = time.perf_counter() - began
+    state.device_seconds += (job.tally.seconds + scoring) * job.context.world_size
+    numbers |= {"time/scoring_share": scoring / max(job.tally.seconds, 1e-9), "megapixels": state.megapixels,
+                "step": state.step, "device_seconds": state.device_seconds, "peak_memory_mb": peak_memory_mb(job)}
+    state.history.append(numbers)
+    job.tally.clear()
+    if job.context.rank == 0:
+        with state.save(job.config, job.card) as folder:
+            job.context.report(numbers, Path(folder))
+    else:
+        job.context.report(numbers, None)
+
+
+def peak_memory_mb(job: Job) -> float:
+    """Most memory that was in use: the device's on a GPU, this process's otherwise."""
+    if job.context.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(job.context.device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

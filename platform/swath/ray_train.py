@@ -1,0 +1,146 @@
+"""The training loop under Ray Train: several workers, on however many nodes, that go on after one is lost."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+import patchstore
+from swath import config as configuration
+from swath import loop, tracking
+from swath.config import Config
+from swath.console import Progress
+from swath.context import Listener, Metrics, checkpoint_name, use_threads
+from swath.errors import ConfigError, SwathError, TrainingError
+from swath.ray_cluster import connected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a worker is told; plain values, since it travels to other machines."""
+
+    config: str
+    """The configuration as JSON."""
+    folder: str
+    """The run's folder, on storage that every node sees."""
+    cpus: int
+    tracking_uri: str
+    run_id: str
+
+
+def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri: str) -> loop.Run:
+    """Train one model on `config.cluster.workers` workers; checkpoints go to `folder`.
+
+    Raises TrainingError when more workers are lost than `cluster.restarts` allows, and what the loop raises.
+    """
+    workers = config.cluster.workers
+    with connected(config.cluster.address):
+        cpus = config.cluster.cpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+        gpu = _use_gpu(config)
+        order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,
+                      run_id=tracker.run_id)
+        trainer = TorchTrainer(
+            _work, train_loop_config={"order": order},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus}
+                                         | ({"GPU": 1} if gpu else {})),
+            run_config=RunConfig(
+                name=folder.name, storage_path=str(folder.parent),
+                failure_config=FailureConfig(max_failures=config.cluster.restarts, controller_failure_limit=3),
+                checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep,
+                                                   checkpoint_score_attribute="val_part/miou")))
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise _reason(error) from error
+        run: loop.Run = result.return_value
+        return run
+
+
+def _use_gpu(config: Config) -> bool:
+    """Whether workers take a GPU each. Raises ConfigError when one is asked for and the cluster has none."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if config.cluster.device == "cuda" and not gpus:
+        raise ConfigError("cluster.device is cuda, but the Ray cluster has no GPU; use --cluster.device auto")
+    return config.cluster.device != "cpu" and gpus >= config.cluster.workers
+
+
+def _reason(error: Exception) -> SwathError:
+    """The error of the first worker that failed, as one that a user can mend where it is one."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, SwathError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    first = next(iter(failures.values()), error)
+    return TrainingError(f"a worker failed too often (cluster.restarts): {str(first).strip().splitlines()[-1]}")
+
+
+def _work(settings: dict[str, Any]) -> loop.Run:
+    """One worker: the loop in Ray's context."""
+    order: Order = settings["order"]
+    use_threads(order.cpus)
+    config = configuration.from_json(order.config)
+    return loop.fit(config, patchstore.open(config.data.store), RayContext(order, config))
+
+
+class RayContext:
+    """A worker of a Ray Train run."""
+
+    def __init__(self, order: Order, config: Config) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device: torch.device = get_device()
+        checkpoint = ray.train.get_checkpoint()
+        self.resume = self.newest = Path(checkpoint.path) if checkpoint else None
+        self._folder = Path(order.folder)
+        self._progress_file = self._folder / "progress"
+        self._noted = 0.0
+        self._tracker: tracking.Tracker | None = None
+        self._listeners: tuple[Listener, ...] = ()
+        if self.rank == 0:
+            self._tracker = tracking.MlflowTracker.attach(order.tracking_uri, order.run_id)
+            self._listeners = (tracking.reporter(self._tracker), Progress())
+
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
+        """A barrier over all ranks; then rank 0 tells the listeners."""
+        if checkpoint is None:
+            ray.train.report(dict(metrics))
+        else:
+            name = checkpoint_name(metrics)
+            ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(checkpoint), checkpoint_dir_name=name)
+            self.newest = self._folder / name
+        for listener in self._listeners:
+            listener(metrics)
+
+    def stop(self, megapixels: float) -> bool:
+        """Never; but rank 0 notes how far the run is, so that work which has to be repeated can be told."""
+        if self._tracker is not None:
+            if self._noted == 0.0 and self.resume is not None:
+                self._note_repetition(megapixels)
+            if time.monotonic() - self._noted >= 1.0:
+                self._noted = time.monotonic()
+                _write(self._progress_file, f"{megapixels}")
+        return False
+
+    def _note_repetition(self, megapixels: float) -> None:
+        """Log the megapixels that the attempt before had seen beyond the checkpoint that this one starts from."""
+        assert self._tracker is not None
+        reached = float(self._progress_file.read_text()) if self._progress_file.exists() else megapixels
+        self._tracker.log({"repeated_megapixels": max(0.0, reached - megapixels)}, megapixels)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file such that a reader sees the old or the new text, never a part."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    os.replace(fresh, path)

@@ -1,0 +1,84 @@
+"""The state of a run: what a checkpoint holds, and how it is restored."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swath import checkpoint
+from swath.checkpoint import Card
+from swath.config import Config, TrainConfig
+from swath.errors import CheckpointError
+from swath.models import Net
+
+
+@dataclass(kw_only=True)
+class State:
+    """All that changes while a run goes on. K classes."""
+
+    net: Net
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    """Optimiser steps done: the place in the order, and the clock that the schedule and the random draws follow."""
+    megapixels: float = 0.0
+    """Patch pixels seen in completed steps, over all workers, in millions."""
+    device_seconds: float = 0.0
+    """Seconds of training and scoring so far, times workers."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of every report."""
+    counts_KK: NDArray[np.int64] | None = None
+    """The final score's counts, once there are any."""
+
+    def save(self, config: Config, card: Card) -> tempfile.TemporaryDirectory[str]:
+        """Write a checkpoint to a temporary folder, which the caller removes when it has been copied."""
+        folder = tempfile.TemporaryDirectory(prefix="swath-checkpoint-")
+        state: dict[str, Any] = {
+            "net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
+            "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
+            "counts": None if self.counts_KK is None else torch.from_numpy(self.counts_KK),
+        }
+        checkpoint.save(Path(folder.name), state, config, card)
+        return folder
+
+    def restore(self, folder: Path, config: Config, card: Card, device: torch.device) -> None:
+        """Go on from a checkpoint of the same run.
+
+        Random draws need no state of their own: augmentation is seeded by a patch's place in the run, the network's
+        draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
+        """
+        saved = checkpoint.load(folder, device)
+        if (saved.config.patches, saved.config.model) != (config.patches, config.model):
+            raise CheckpointError(f"{folder}: a checkpoint of another configuration; start a new run")
+        if saved.card.classes != card.classes or saved.card.fingerprint != card.fingerprint:
+            raise CheckpointError(f"{folder}: a checkpoint of other data ({saved.card.store}); start a new run")
+        self.net.load_state_dict(saved.state["net"])
+        self.optimiser.load_state_dict(saved.state["optimiser"])
+        self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
+        self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
+        self.counts_KK = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
+
+
+def optimiser(config: TrainConfig, net: torch.nn.Module) -> torch.optim.Optimizer:
+    """The configured optimiser over all of a network's parameters."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    match config.optimiser:
+        case "adamw":
+            return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+        case "adam":
+            return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """The learning rate of a step: linear warm-up, then constant or a half cosine to zero after the last step."""
+    progress = step / steps
+    rise = min(1.0, (step + 1) / (config.warmup * steps)) if config.warmup else 1.0
+    if config.schedule == "constant":
+        return config.lr * rise
+    after = max(0.0, (progress - config.warmup) / (1 - config.warmup))
+    return config.lr * rise * 0.5 * float(1 + np.cos(np.pi * after))

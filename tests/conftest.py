@@ -1,0 +1,59 @@
+"""What tests share: a small generated data set in a store, and where real imagery lies."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("SWATH_DATA", ROOT.parent / "shared" / "data"))
+"""Real imagery, where it is present."""
+
+# Without compiled bytecode every Ray process compiles torch and Ray anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six scenes of 320 px in three groups, as GeoTIFFs: images/ and masks/."""
+    from patchstore.testing import make_dataset
+
+    folder = tmp_path_factory.mktemp("dataset")
+    make_dataset(folder, scenes=6, size=320, seed=1, groups=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store_uri(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store of that data set."""
+    import recipes
+    from swath import ingest
+
+    uri = str(tmp_path_factory.mktemp("store") / "synthetic.zarr")
+    data = replace(recipes.synthetic().data, source=str(dataset), store=uri)
+    ingest.run(data, ingest.one_by_one)
+    return uri
+
+
+@pytest.fixture
+def store(store_uri: str):  # type: ignore[no-untyped-def]
+    """That store, opened."""
+    import patchstore
+
+    return patchstore.open(store_uri)
+
+
+def run_job(name: str, *arguments: object, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """Run a job as a user does: run_job("train", "synthetic", …) -> the finished process."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture
+def job() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The function `run_job`."""
+    return run_job

@@ -1,0 +1,47 @@
+"""The house: import roots that are no packages, and no top-level entry beside the agreed ones."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ENTRIES = {"README.md", "pyproject.toml", "constraints.txt", "LICENSE", "cluster.yaml", "platform", "jobs", "storage",
+           "tests"}
+
+
+def test_the_top_level_has_the_agreed_entries_alone() -> None:
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else [p.name for p in ROOT.iterdir()]
+    top = {Path(name).parts[0] for name in names}
+    assert {name for name in top if not name.startswith(".")} <= ENTRIES
+
+
+def test_import_roots_hold_one_package_and_nothing_else() -> None:
+    for root, package in (("platform", "swath"), ("storage", "patchstore")):
+        inside = {p.name for p in (ROOT / root).iterdir() if p.name != "__pycache__"}
+        assert inside == {package}, f"{root}/ is an import root: a module beside {package} would shadow others"
+
+
+def test_the_standard_librarys_platform_is_not_shadowed() -> None:
+    code = "import platform, swath, patchstore; print(platform.python_version())"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("3.")
+
+
+def test_frameworks_stay_at_the_edge() -> None:
+    for path in (ROOT / "platform" / "swath").glob("*.py"):
+        imported = {name.split(".")[0] for name in _imports(path)}
+        assert "ray" not in imported or path.name.startswith("ray_"), path
+        assert "mlflow" not in imported or path.name == "tracking.py", path
+
+
+def _imports(path: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return names

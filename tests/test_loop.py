@@ -1,0 +1,161 @@
+"""The loop in one process, without Ray: what it reports, how it resumes, and that cutting a batch changes nothing."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from patchstore import Store
+from swath import checkpoint, loop, metrics, predict, score
+from swath import split as splits
+from swath.config import AugmentConfig, ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
+from swath.context import LocalContext, Metrics
+from swath.errors import CheckpointError, TrainingError
+
+CPU = torch.device("cpu")
+TINY = Config(
+    patches=PatchesConfig(size=64),
+    augment=AugmentConfig(rotate=10),
+    model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
+    loss=LossConfig(cross_entropy=1, dice=1),
+    train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5),
+    cluster=ClusterConfig(readers=1),
+)
+
+
+class Stopping(LocalContext):
+    """A context that asks to stop once so many megapixels are seen."""
+
+    def __init__(self, folder: Path, after: float, **rest: object) -> None:
+        super().__init__(folder, CPU, **rest)  # type: ignore[arg-type]
+        self._after = after
+
+    def stop(self, megapixels: float) -> bool:
+        return megapixels >= self._after
+
+
+@pytest.fixture(scope="module")
+def finished(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
+    import patchstore
+
+    return loop.fit(TINY, patchstore.open(store_uri), LocalContext(tmp_path_factory.mktemp("run"), CPU, keep=5))
+
+
+def test_a_run_reports_by_megapixels_and_ends_with_the_whole_score(finished: loop.Run) -> None:
+    assert [round(m["megapixels"], 3) for m in finished.history] == [0.098, 0.197, 0.262]
+    assert finished.megapixels == pytest.approx(8 * 8 * 64 * 64 / 1e6)
+    assert "val/miou" in finished.metrics
+    assert "val/miou" not in finished.history[0]
+    assert {"train/loss", "val/loss", "train/miou", "val_part/miou", "val_part/miou_se"} <= finished.history[0].keys()
+    assert finished.history[-1]["train/loss"] < finished.history[0]["train/loss"]
+
+
+def test_the_score_is_that_of_the_saved_network(finished: loop.Run, store: Store) -> None:
+    assert finished.checkpoint is not None
+    net = checkpoint.load(finished.checkpoint).network(CPU)
+    split = splits.divide(store, TINY.split)
+    result = score.evaluate(store, split, "val", predict.network_forward(net), TINY, CPU)
+    np.testing.assert_array_equal(result.counts_KK, finished.counts_KK)
+    assert result.miou == finished.metrics["val/miou"]
+    assert result.pixels == splits.class_pixels(store, split, "val").sum()
+
+
+def test_the_sample_of_everything_is_the_whole_score(finished: loop.Run, store: Store) -> None:
+    assert finished.checkpoint is not None
+    forward = predict.network_forward(checkpoint.load(finished.checkpoint).network(CPU))
+    everything = replace(TINY, score=replace(TINY.score, part=1e6))
+    split = splits.divide(store, TINY.split)
+    sample = score.sample(store, split, "val", everything)
+    counts = score.count(store, split, "val", sample.regions, forward, TINY, CPU)
+    whole = score.evaluate(store, split, "val", forward, TINY, CPU)
+    part = metrics.part_score(counts, np.array([r.stratum for r in sample.regions]), sample.population_h,
+                              whole.present_K)
+    np.testing.assert_array_equal(counts.sum(axis=0), whole.counts_KK)
+    assert part.miou == pytest.approx(whole.miou, abs=1e-12)
+    assert part.se == 0
+
+
+def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_path: Path) -> None:
+    begun = loop.fit(TINY, store, Stopping(tmp_path, after=0.12, keep=5))
+    assert begun.megapixels == pytest.approx(0.131072)
+    assert begun.counts_KK is None
+    resumed = loop.fit(TINY, store, LocalContext(tmp_path, CPU, keep=5, resume=begun.checkpoint))
+    assert resumed.history[-1]["val/miou"] == finished.history[-1]["val/miou"]
+    assert resumed.history[-1]["val/loss"] == pytest.approx(finished.history[-1]["val/loss"], rel=1e-6)
+    np.testing.assert_array_equal(resumed.counts_KK, finished.counts_KK)
+
+
+def test_cutting_the_batch_does_not_change_the_losses(finished: loop.Run, store: Store, tmp_path: Path) -> None:
+    cut = replace(TINY, train=replace(TINY.train, micro_batch=3))
+    run = loop.fit(cut, store, LocalContext(tmp_path, CPU))
+    np.testing.assert_allclose([m["train/loss"] for m in run.history], [m["train/loss"] for m in finished.history],
+                               rtol=1e-3)
+    assert run.history[0]["train/loss"] == pytest.approx(finished.history[0]["train/loss"], rel=1e-4)
+
+
+def test_old_checkpoints_go_and_the_best_stays(store: Store, tmp_path: Path) -> None:
+    context = LocalContext(tmp_path, CPU, keep=1)
+    for megapixels, miou in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.1), (4.0, 0.2)):
+        source = tmp_path / "source"
+        source.mkdir(exist_ok=True)
+        (source / "state.pt").write_bytes(b"x")
+        context.report({"megapixels": megapixels, "val_part/miou": miou}, source)
+    assert sorted(p.name for p in tmp_path.glob("kpx*")) == ["kpx000000002000", "kpx000000004000"]
+
+
+def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:
+    import shutil
+
+    assert finished.checkpoint is not None
+    for name in ("state.pt", "card.json", "config.json", "manifest.json"):
+        copy = tmp_path / name
+        shutil.copytree(finished.checkpoint, copy)
+        data = bytearray((copy / name).read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        (copy / name).write_bytes(bytes(data))
+        with pytest.raises(CheckpointError, match=name.split(".")[0]):
+            checkpoint.load(copy)
+
+
+def test_a_checkpoint_of_another_network_is_refused(finished: loop.Run, store: Store, tmp_path: Path) -> None:
+    other = replace(TINY, patches=PatchesConfig(size=96))
+    with pytest.raises(CheckpointError, match="another configuration"):
+        loop.fit(other, store, LocalContext(tmp_path, CPU, resume=finished.checkpoint))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(store: Store, tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, optimiser="sgd", lr=1e30, clip=0, warmup=0))
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ .* row \d+"):
+        loop.fit(config, store, LocalContext(tmp_path, CPU))
+
+
+def test_a_mixture_of_scales_trains_and_predicts(store: Store, tmp_path: Path) -> None:
+    config = replace(TINY, patches=PatchesConfig(size=64, scales=(1.0, 2.0), combine="mixture"),
+                     train=replace(TINY.train, megapixels=0.1))
+    reports: list[Metrics] = []
+    run = loop.fit(config, store, LocalContext(tmp_path, CPU, listeners=(reports.append,)))
+    assert np.isfinite(run.metrics["val/miou"])
+    assert reports[-1] == run.metrics
+
+
+def test_the_loop_imports_no_ray_and_no_mlflow(store_uri: str, tmp_path: Path) -> None:
+    code = f"""
+import sys, torch, patchstore
+from pathlib import Path
+from dataclasses import replace
+from swath import loop
+from swath.context import LocalContext
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_loop import TINY
+config = replace(TINY, train=replace(TINY.train, megapixels=0.05))
+run = loop.fit(config, patchstore.open({store_uri!r}), LocalContext(Path({str(tmp_path)!r}), torch.device("cpu")))
+assert run.metrics["megapixels"] > 0
+print([name for name in ("ray", "mlflow") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().splitlines()[-1] == "[]"

@@ -1,0 +1,133 @@
+"""Training by Ray Train on several workers: it goes on after one is killed, and is the same run."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from swath import experiment, tracking
+from swath.config import AugmentConfig, ClusterConfig, Config, DataConfig, LossConfig, ModelConfig, PatchesConfig
+from swath.config import TrainConfig
+from swath.errors import TrainingError
+from swath.ray_cluster import connected
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def two_workers(store_uri: str) -> Config:
+    return Config(
+        data=DataConfig(store=store_uri),
+        patches=PatchesConfig(size=64),
+        augment=AugmentConfig(rotate=10),
+        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
+        loss=LossConfig(cross_entropy=1, dice=1),
+        train=TrainConfig(megapixels=0.7, batch=8, report_every=0.1, keep=2),
+        cluster=ClusterConfig(workers=2, cpus=1, device="cpu", restarts=1, readers=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    with connected(cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: None, store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> experiment.Outcome:
+    return experiment.train(two_workers(store_uri), tmp_path_factory.mktemp("undisturbed"))
+
+
+def workers() -> list[psutil.Process]:
+    """The training processes of this test's cluster."""
+    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in _title(p)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+class Killer(threading.Thread):
+    """Kills a worker (signal 9) as soon as so many checkpoints exist."""
+
+    def __init__(self, workdir: Path, after: int) -> None:
+        super().__init__(daemon=True)
+        self._workdir, self._after = workdir, after
+        self.killed: int | None = None
+
+    def run(self) -> None:
+        while len(list(self._workdir.glob("checkpoints/*/kpx*/manifest.json"))) < self._after:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        victim = workers()[-1]
+        victim.send_signal(signal.SIGKILL)
+        self.killed = victim.pid
+
+
+def losses(outcome: experiment.Outcome) -> list[float]:
+    return [m["train/loss"] for m in outcome.run.history]
+
+
+def test_two_workers_train_and_are_recorded(undisturbed: experiment.Outcome) -> None:
+    record = tracking.find(undisturbed.location.uri, undisturbed.run_id)
+    assert record.status == "FINISHED"
+    assert record.metrics["val/miou"] == undisturbed.score.miou
+    assert len(undisturbed.run.history) == 7
+    assert undisturbed.run.checkpoint is not None
+    assert undisturbed.run.checkpoint.is_dir()
+
+
+def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: experiment.Outcome, store_uri: str,
+                                                              tmp_path: Path) -> None:
+    killer = Killer(tmp_path, after=2)
+    killer.start()
+    outcome = experiment.train(two_workers(store_uri), tmp_path)
+    assert killer.killed is not None
+    np.testing.assert_allclose(losses(outcome), losses(undisturbed), rtol=1e-5)
+    np.testing.assert_array_equal(outcome.run.counts_KK, undisturbed.run.counts_KK)
+    record = tracking.find(outcome.location.uri, outcome.run_id)
+    assert record.status == "FINISHED"
+    assert record.metrics["repeated_megapixels"] >= 0
+
+
+def test_one_worker_gives_the_same_losses_as_two(undisturbed: experiment.Outcome, store_uri: str, tmp_path: Path
+                                                 ) -> None:
+    config = two_workers(store_uri)
+    alone = experiment.train(replace(config, cluster=replace(config.cluster, workers=1)), tmp_path)
+    np.testing.assert_allclose(losses(alone)[:2], losses(undisturbed)[:2], rtol=1e-3)
+    np.testing.assert_allclose(losses(alone), losses(undisturbed), rtol=0.05)
+
+
+def test_a_worker_lost_too_often_ends_the_run_as_failed(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    config = two_workers(store_uri)
+    config = replace(config, cluster=replace(config.cluster, restarts=0))
+    Killer(tmp_path, after=1).start()
+    with pytest.raises(TrainingError, match="a worker failed too often"):
+        experiment.train(config, tmp_path)
+    _assert_failed(tmp_path, "worker failed")
+
+
+def test_a_user_error_in_a_worker_keeps_its_message(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    config = two_workers(store_uri)
+    config = replace(config, train=replace(config.train, optimiser="sgd", lr=1e30, clip=0, warmup=0),
+                     cluster=replace(config.cluster, restarts=0))
+    with pytest.raises(TrainingError, match="the loss is"):
+        experiment.train(config, tmp_path)
+    _assert_failed(tmp_path, "the loss is")
+
+
+def _assert_failed(workdir: Path, reason: str) -> None:
+    run_id = next((workdir / "checkpoints").iterdir()).name
+    record = tracking.find(tracking.prepare(workdir).uri, run_id)
+    assert record.status == "FAILED"
+    assert reason in record.tags["swath.reason"]
