@@ -1,0 +1,58 @@
+"""Score a model on whole scenes of a split.
+
+python jobs/evaluate.py RUN [--data.store URI] --split test [--json]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from swath import apply, cli, console
+from swath.split import SplitName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data to score on."""
+
+    store: str = ""
+    """Store; empty: the one that the model was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of the job."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """MLflow run id, or a checkpoint folder."""
+    data: Data = field(default_factory=Data)
+    split: SplitName = "val"
+    """Split to score."""
+    device: str = "auto"
+    """Device: auto, cpu or cuda."""
+    workdir: Path = Path("runs")
+    """Folder of the default tracking store, in which RUN is looked up."""
+    json: bool = False
+    """Print one JSON object as the last line: miou, iou, confusion, pixels, ignored, protocol."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job."""
+    arguments = cli.read(Arguments, argv)
+    score = apply.evaluate(arguments.run, arguments.split, workdir=arguments.workdir, store_uri=arguments.data.store,
+                           device=arguments.device)
+    out = Console()
+    out.print(console.iou_table(arguments.split, score.iou, score.means))
+    out.print(f"{score.pixels:,} pixels, {score.ignored:,} ignored; protocol {score.protocol.digest()}")
+    cli.finish(arguments.json, {
+        "miou": score.miou, "iou": score.iou, "confusion": score.counts_KK.tolist(), "pixels": score.pixels,
+        "ignored": score.ignored, "protocol": score.protocol.digest(), "split": arguments.split,
+        "unexpected": score.unexpected, "means": score.means})
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,40 @@
+"""Ingest a folder of images and masks into a store.
+
+python jobs/ingest.py RECIPE --data.source DIR --data.store URI [--json]
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated
+
+import tyro
+from patchstore import SourceError
+from rich.console import Console
+
+from swath import cli, console, ingest, ray_ingest
+from swath.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of the job."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    json: bool = False
+    """Print one JSON object as the last line: scenes, pixels, classes (fraction of all pixels), ignored, rejected."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job."""
+    arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
+    report = ingest.run(arguments.config.data, partial(ray_ingest.spread, address=arguments.config.cluster.address))
+    Console().print(console.ingest_table(report))
+    cli.finish(arguments.json, {**asdict(report), "classes": report.fractions})
+    if report.rejected:
+        raise SourceError("\n".join([f"{len(report.rejected)} scenes were refused and are not in {report.store}:",
+                                     *report.rejected]))
+
+
+if __name__ == "__main__":
+    cli.run(main)

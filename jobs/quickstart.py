@@ -1,0 +1,94 @@
+"""From nothing to a scored model and a map, in minutes on two cores.
+
+python jobs/quickstart.py [--data DIR] [--workdir DIR]
+
+Without --data it generates orthophotos (recipe `synthetic`); with it, it reads images and masks from DIR by a recipe's
+description of them (`dubai` unless --recipe says otherwise).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+import recipes
+from patchstore import testing
+from swath import apply, cli, console, experiment, ingest, ray_ingest, tracking
+from swath.config import Config
+
+SCENES, GROUPS, SIDE = 12, 6, 768
+"""Generated scenes: enough for each split to have some of its own, small enough for two cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of the job."""
+
+    data: Path | None = None
+    """Folder of images and masks; none: scenes are generated."""
+    recipe: str = "dubai"
+    """Recipe that describes the folder."""
+    workdir: Path = Path("runs")
+    """Folder of everything that comes out."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job."""
+    arguments = cli.read(Arguments(), argv)
+    out, clock = Console(soft_wrap=True), Clock()
+    workdir = arguments.workdir.resolve()
+    config = _configure(arguments, workdir)
+    clock.lap("scenes")
+
+    report = ingest.run(config.data, ray_ingest.spread)
+    out.print(console.ingest_table(report))
+    clock.lap("ingest")
+
+    outcome = experiment.train(config, workdir)
+    clock.lap("training")
+
+    score = apply.evaluate(outcome.run_id, "test", workdir=workdir)
+    out.print(console.iou_table("test", score.iou, score.means))
+    clock.lap("score")
+
+    scene = apply.first_scene(config, "test")
+    source = next(s for s in ingest.sources(config.data) if s.name == scene)
+    written = apply.predict_file(outcome.run_id, source.image, workdir / "maps" / f"{scene}.tif", workdir=workdir)
+    clock.lap("map")
+
+    out.print(f"map      {written.output}\npicture  {written.quicklook}\nrun      {outcome.run_id}")
+    out.print(f"compare  {tracking.ui_command(outcome.location)}")
+    out.print(f"seconds  {clock}")
+
+
+def _configure(arguments: Arguments, workdir: Path) -> Config:
+    """The recipe, with its source and its store; the source is generated where none is given."""
+    if arguments.data is None:
+        config, source = recipes.synthetic(), workdir / "scenes"
+        testing.make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
+    else:
+        config, source = cli.recipe(arguments.recipe), arguments.data
+    store = str(workdir / f"{config.track.experiment}.zarr")
+    return replace(config, data=replace(config.data, source=str(source), store=store))
+
+
+class Clock:
+    """Says how the time splits."""
+
+    def __init__(self) -> None:
+        self._last, self._laps = time.perf_counter(), dict[str, float]()
+
+    def lap(self, name: str) -> None:
+        """End a part."""
+        now = time.perf_counter()
+        self._laps[name], self._last = now - self._last, now
+
+    def __str__(self) -> str:
+        parts = "  ".join(f"{name} {seconds:.0f}" for name, seconds in self._laps.items())
+        return f"{sum(self._laps.values()):.0f} ({parts})"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,43 @@
+"""Train one model, score it on the validation split, and record it in MLflow.
+
+python jobs/train.py RECIPE --data.store URI [any field] [--workdir DIR] [--json]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from swath import cli, console, experiment
+from swath.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of the job."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: Path = Path("runs")
+    """Folder of checkpoints and, where no tracking store is named, of MLflow's."""
+    json: bool = False
+    """Print one JSON object as the last line: run_id, checkpoint, val_miou, val_iou, megapixels, seconds."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job."""
+    arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
+    outcome = experiment.train(arguments.config, arguments.workdir)
+    run = outcome.run
+    out = Console()
+    out.print(console.iou_table("validation", outcome.score.iou, outcome.score.means))
+    out.print(f"run {outcome.run_id}\ncheckpoint {run.checkpoint}", soft_wrap=True)
+    cli.finish(arguments.json, {
+        "run_id": outcome.run_id, "checkpoint": str(run.checkpoint), "val_miou": outcome.score.miou,
+        "val_iou": outcome.score.iou, "megapixels": run.megapixels, "seconds": outcome.seconds})
+
+
+if __name__ == "__main__":
+    cli.run(main)
