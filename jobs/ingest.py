@@ -9,9 +9,9 @@ from functools import partial
 from typing import Annotated
 
 import tyro
-from patchstore import SourceError
 from rich.console import Console
 
+from patchstore import SourceError
 from swath import cli, console, ingest, ray_ingest
 from swath.config import Config
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+import patchstore
 import recipes
 from patchstore import testing
 from swath import apply, cli, console, experiment, ingest, ray_ingest, tracking
+from swath import split as splits
 from swath.config import Config
 
 SCENES, GROUPS, SIDE = 12, 6, 768
@@ -36,7 +38,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
-    arguments = cli.read(Arguments(), argv)
+    arguments = cli.read(Arguments, argv)
     out, clock = Console(soft_wrap=True), Clock()
     workdir = arguments.workdir.resolve()
     config = _configure(arguments, workdir)
@@ -53,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     out.print(console.iou_table("test", score.iou, score.means))
     clock.lap("score")
 
-    scene = apply.first_scene(config, "test")
+    scene, _ = next(splits.divide(patchstore.open(config.data.store), config.split).scenes("test"))
     source = next(s for s in ingest.sources(config.data) if s.name == scene)
     written = apply.predict_file(outcome.run_id, source.image, workdir / "maps" / f"{scene}.tif", workdir=workdir)
     clock.lap("map")

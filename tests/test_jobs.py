@@ -48,7 +48,6 @@ def test_the_score_is_recomputed_from_the_written_maps(job: Job, trained: dict, 
     result = last_json(job("evaluate", trained["run_id"], "--split", "test", "--workdir", workdir, "--json"))
     import patchstore
     import recipes
-
     from swath import split as splits
 
     split = splits.divide(patchstore.open(store_uri), recipes.synthetic().split)
@@ -175,7 +174,8 @@ def test_a_scene_of_another_dtype_and_a_file_that_is_no_raster(job: Job, dataset
     _assert_refused(job("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"),
                     image.name, "uint16", "uint8")
     image.write_bytes(b"not a raster")
-    _assert_refused(job("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"), image.name)
+    _assert_refused(job("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"),
+                    image.name)
 
 
 def test_a_scene_that_the_model_cannot_read(job: Job, trained: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]

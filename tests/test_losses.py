@@ -103,6 +103,15 @@ def test_nothing_labelled_is_zero_with_a_graph():
     assert (logits.grad == 0).all()
 
 
+def test_the_ignore_index_may_be_that_of_a_class():
+    logits, labels = batch(6)
+    labels[labels == 3] = IGNORE
+    inside = Loss(ALL, K, 3, WEIGHTS)
+    relabelled = torch.where(labels == IGNORE, 3, labels)
+    torch.testing.assert_close(inside(logits, relabelled, inside.totals(relabelled)),
+                               whole(ALL, logits, labels, WEIGHTS))
+
+
 def test_totals_count_weight_and_samples():
     labels = torch.tensor([[[0, 1]], [[IGNORE, 3]], [[IGNORE, IGNORE]]], dtype=torch.uint8)
     assert Loss(ALL, K, IGNORE).totals(labels).tolist() == [3, 2]

@@ -114,6 +114,27 @@ def test_estimate_is_nearly_unbiased_and_its_interval_covers_the_truth():
     assert 0.91 < np.mean(np.abs(error) < 1.96 * se) < 0.98
 
 
+def test_standard_error_is_the_formula_with_residuals_by_differentiation():
+    """A block's linearised residual is the slope of the mean IoU against that block's weight."""
+    counts_bKK, stratum_b = population(7)
+    present = np.array([True, False, True, True])
+    chosen = draw(np.random.default_rng(8), stratum_b, {0: 0.05, 2: 0.2, 3: 0.5})
+    counts_bKK, chosen_b = counts_bKK[chosen], stratum_b[chosen]
+    blocks, sampled = np.bincount(stratum_b), np.bincount(chosen_b)
+    weight_b = (blocks / np.maximum(sampled, 1))[chosen_b]
+
+    def miou(weights):
+        return metrics.mean_iou(np.tensordot(weights, counts_bKK, 1), present)
+
+    step = 1e-4 * np.eye(len(chosen))
+    slope_b = np.array([(miou(weight_b + e) - miou(weight_b - e)) / 2e-4 for e in step])
+    variance = sum(blocks[h] ** 2 * (1 - sampled[h] / blocks[h]) * np.var(slope_b[chosen_b == h], ddof=1) / sampled[h]
+                   for h in (0, 2, 3))
+    part = metrics.part_score(counts_bKK, chosen_b, blocks, present)
+    assert part.miou == miou(weight_b)
+    assert part.se == pytest.approx(np.sqrt(variance), rel=1e-6)
+
+
 def test_strata_and_their_sizes_count():
     """Where one stratum is sampled more densely than another, the bare counts are biased, and the estimate is not."""
     counts_bKK, stratum_b = population(2)

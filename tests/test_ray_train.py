@@ -13,8 +13,16 @@ import psutil
 import pytest
 
 from swath import experiment, tracking
-from swath.config import AugmentConfig, ClusterConfig, Config, DataConfig, LossConfig, ModelConfig, PatchesConfig
-from swath.config import TrainConfig
+from swath.config import (
+    AugmentConfig,
+    ClusterConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    PatchesConfig,
+    TrainConfig,
+)
 from swath.errors import TrainingError
 from swath.ray_cluster import connected
 

@@ -56,8 +56,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     image = np.nan_to_num(image)
     levels = range(levels_of(shape))
     return Made(store=patchstore.open(uri), file=patchstore.RasterFile(folder / "s.tif"),
-                images=[np.stack([_mean(band, valid, 1 << level) for band in image]) for level in levels],
-                masks=[_majority(labels, 1 << level) for level in levels])
+                images=[image, *(np.stack([_mean(band, valid, 1 << level) for band in image]) for level in levels[1:])],
+                masks=[labels, *(_majority(labels, 1 << level) for level in levels[1:])])
 
 
 def _blocks(array: np.ndarray, factor: int) -> list[list[np.ndarray]]:
@@ -75,8 +75,8 @@ def _mean(band: np.ndarray, valid: np.ndarray, factor: int) -> np.ndarray:
 
 def _majority(mask: np.ndarray, factor: int) -> np.ndarray:
     def most(pixels: np.ndarray) -> int:
-        values = pixels.ravel().tolist()
-        return max(values, key=values.count)  # the first of the most frequent
+        values = pixels.ravel()
+        return values[np.bincount(values)[values].argmax()]  # the first of the most frequent
     return np.array([[most(block) for block in row] for row in _blocks(mask, factor)], np.uint8)
 
 

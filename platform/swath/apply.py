@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from patchstore.raster import RasterFile
 
 import patchstore
+from patchstore.raster import RasterFile
 from swath import checkpoint, maps, predict, score, tracking
 from swath import split as splits
 from swath.checkpoint import Checkpoint

@@ -53,7 +53,9 @@ def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
     else:
         raise ConfigError(f"name a recipe ({', '.join(recipes)}) or give --config FILE; --help shows every field")
     about = "\n".join(f"  {name}: {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in recipes.items())
-    return read(arguments(config), rest, usage=f"RECIPE [--config FILE] [--recipes MODULE]\n\nrecipes:\n{about}")
+    usage = f"RECIPE [--config FILE] [--recipes MODULE]\n\nrecipes:\n{about}"
+    default = arguments(config)
+    return read(type(default), rest, usage, default)
 
 
 def recipe(name: str, module: str = "recipes") -> Config:
@@ -66,11 +68,10 @@ def recipe(name: str, module: str = "recipes") -> Config:
     return recipes[name]()
 
 
-def read(arguments: B | type[B], argv: Sequence[str], usage: str = "") -> B:
-    """Read a command line into a dataclass: given as a type, or as an instance that holds the defaults."""
+def read(arguments: type[B], argv: Sequence[str], usage: str = "", default: B | None = None) -> B:
+    """Read a command line into a dataclass, whose own defaults an instance may replace."""
     program = f"{Path(sys.argv[0]).name} {usage.splitlines()[0] if usage else ''}".strip()
-    kind, default = (arguments, tyro.MISSING) if isinstance(arguments, type) else (type(arguments), arguments)
-    return tyro.cli(kind, default=default, args=list(argv), prog=program, description=usage or None,
+    return tyro.cli(arguments, default=tyro.MISSING if default is None else default, args=list(argv), prog=program, description=usage or None,
                     config=(tyro.conf.FlagCreatePairsOff,))
 
 

@@ -6,7 +6,7 @@ has a context of its own (`ray_train`); the one here serves a single process: a 
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,8 @@ import torch
 from swath.errors import ConfigError
 
 Metrics = Mapping[str, float]
+Listener = Callable[[Metrics], None]
+"""Whoever wants to hear of a run's reports."""
 
 
 class Context(Protocol):
@@ -45,13 +47,6 @@ class Context(Protocol):
 
     def stop(self, megapixels: float) -> bool:
         """Whether the run should save and end early. Asked before each step, with the megapixels seen so far."""
-
-
-class Listener(Protocol):
-    """Whoever wants to hear of a run's reports."""
-
-    def __call__(self, metrics: Metrics) -> None:
-        """Take the metrics of one report."""
 
 
 class LocalContext:

@@ -12,7 +12,6 @@ from pathlib import Path
 import patchstore
 from patchstore import ClassInfo, MaskCoding, SceneReport, SceneSource, SourceError
 from patchstore.schema import colour
-
 from swath.config import DataConfig
 from swath.errors import ConfigError
 

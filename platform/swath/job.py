@@ -61,7 +61,7 @@ class Job:
         net.train()
         return state
 
-    def network(self, state: State) -> torch.nn.Module:
+    def network(self, state: State) -> DistributedDataParallel | models.Net:
         """The network to train: as it is, or shared with the other workers."""
         return DistributedDataParallel(state.net) if self.context.world_size > 1 else state.net
 
@@ -90,7 +90,8 @@ class Job:
 
     def score_whole(self, forward: predict.Forward) -> NDArray[np.int64]:
         """Counts over the whole validation split: int64 (K, K)."""
-        return self._count(score.whole(self.store, self.split, "val"), forward).sum(axis=0)
+        counts_KK: NDArray[np.int64] = self._count(score.whole(self.store, self.split, "val"), forward).sum(axis=0)
+        return counts_KK
 
     def _count(self, regions: list[score.Region], forward: predict.Forward) -> NDArray[np.int64]:
         mine = score.count(self.store, self.split, "val", regions, forward, self.config, self.context.device,

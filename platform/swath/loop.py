@@ -19,6 +19,7 @@ from swath.context import Context
 from swath.errors import TrainingError
 from swath.job import Job
 from swath.loader import Batch
+from swath.models import Net
 from swath.state import State, learning_rate
 
 
@@ -58,7 +59,8 @@ def fit(config: Config, store: Store, context: Context) -> Run:
                history=state.history, counts_KK=state.counts_KK)
 
 
-def train_step(job: Job, state: State, train: torch.nn.Module, batch: Batch) -> tuple[float, NDArray[np.int64]]:
+def train_step(job: Job, state: State, train: DistributedDataParallel | Net, batch: Batch
+               ) -> tuple[float, NDArray[np.int64]]:
     """One optimiser step over this rank's share of a global batch: its share of the loss, and its K x K counts.
 
     The share is cut into micro-batches; all of them, over all ranks, sum to the loss of the whole batch.
@@ -72,12 +74,12 @@ def train_step(job: Job, state: State, train: torch.nn.Module, batch: Batch) -> 
     parts = list(batch.parts(config.train.micro_batch))
     for number, (images_NSBHW, labels_NHW) in enumerate(parts):
         labels_NHW = labels_NHW.to(context.device, non_blocking=True)
-        together = number == len(parts) - 1 or not isinstance(train, DistributedDataParallel)
-        with nullcontext() if together else train.no_sync():
+        last = number == len(parts) - 1  # gradients cross the network once a step
+        with train.no_sync() if isinstance(train, DistributedDataParallel) and not last else nullcontext():
             with job.autocast():
                 logits_NKHW = train(images_NSBHW.to(context.device, non_blocking=True))
             piece = job.loss(logits_NKHW.float(), labels_NHW, totals)
-            (piece * context.world_size).backward()  # DDP averages gradients over ranks; the pieces are to be summed
+            torch.autograd.backward(piece * context.world_size)  # DDP averages over ranks; the pieces are to be summed
         loss += float(piece.detach())
         counts_KK += metrics.confusion(labels_NHW, logits_NKHW.detach().argmax(1), job.classes, job.store.ignore)
     if not math.isfinite(loss):

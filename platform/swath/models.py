@@ -175,8 +175,9 @@ def _create(config: ModelConfig, bands: int, classes: int) -> Any:
     except OSError as error:
         raise _no_download(config.encoder, error) from error
     except _REFUSALS as error:
-        raise ConfigError(f"model: {config.arch} over {config.encoder} cannot be built: "
-                          f"{str(error).rstrip('.') or type(error).__name__}; choose another encoder or architecture") from error
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ConfigError(f"model: {config.arch} over {config.encoder} cannot be built: {reason}; choose another "
+                          "encoder or architecture") from error
 
 
 def _pretrained_statistics(encoder: str) -> tuple[ArrayLike, ArrayLike]:

@@ -132,5 +132,6 @@ def _between(table: NDArray[np.float64], spans_2N: NDArray[np.float64]) -> NDArr
     """Differences of a running total along the first axis between two fractional positions: float64 (N, …)."""
     low = np.minimum(np.floor(spans_2N).astype(np.int64), len(table) - 2)
     share = (spans_2N - low)[..., None]
-    at = table[low] * (1 - share) + table[low + 1] * share
-    return at[1] - at[0]
+    at: NDArray[np.float64] = table[low] * (1 - share) + table[low + 1] * share
+    difference: NDArray[np.float64] = at[1] - at[0]
+    return difference

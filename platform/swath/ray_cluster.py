@@ -34,6 +34,8 @@ def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     own: dict[str, Any] = {}
     if target == "local":
+        # Ray turns token authentication on by itself, as it should; that needs no warning.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         own = {"num_cpus": cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         ray.init(address=target, logging_level=logging.WARNING, runtime_env={"env_vars": _WORKER_ENVIRONMENT}, **own)

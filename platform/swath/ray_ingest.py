@@ -4,10 +4,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import ray
-from patchstore import SceneReport
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from patchstore import SceneReport
 from swath.ingest import Task
 from swath.ray_cluster import connected
 

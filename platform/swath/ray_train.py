@@ -1,4 +1,7 @@
-"""The training loop under Ray Train: several workers, on however many nodes, that go on after one is lost."""
+"""The training loop under Ray Train: several workers, on however many nodes, that go on after one is lost.
+
+Ray's annotations are those of Train's first version; what runs is the second, hence the ignored types.
+"""
 
 import os
 import time
@@ -9,9 +12,8 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 import patchstore
 from swath import config as configuration
@@ -43,30 +45,36 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
     """
     workers = config.cluster.workers
     with connected(config.cluster.address):
-        cpus = config.cluster.cpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+        cpus = config.cluster.cpus or max(1, int(_resource("CPU")) // workers)
         gpu = _use_gpu(config)
         order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,
                       run_id=tracker.run_id)
         trainer = TorchTrainer(
-            _work, train_loop_config={"order": order},
+            _work, train_loop_config={"order": order},  # type: ignore[arg-type]
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus}
                                          | ({"GPU": 1} if gpu else {})),
             run_config=RunConfig(
                 name=folder.name, storage_path=str(folder.parent),
-                failure_config=FailureConfig(max_failures=config.cluster.restarts, controller_failure_limit=3),
+                failure_config=FailureConfig(max_failures=config.cluster.restarts, controller_failure_limit=3),  # type: ignore[call-arg]
                 checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep,
                                                    checkpoint_score_attribute="val_part/miou")))
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
             raise _reason(error) from error
-        run: loop.Run = result.return_value
+        run: loop.Run = result.return_value  # type: ignore[attr-defined]
         return run
+
+
+def _resource(name: str) -> float:
+    """How much of a resource the cluster has."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get(name, 0.0)
 
 
 def _use_gpu(config: Config) -> bool:
     """Whether workers take a GPU each. Raises ConfigError when one is asked for and the cluster has none."""
-    gpus = ray.cluster_resources().get("GPU", 0)
+    gpus = _resource("GPU")
     if config.cluster.device == "cuda" and not gpus:
         raise ConfigError("cluster.device is cuda, but the Ray cluster has no GPU; use --cluster.device auto")
     return config.cluster.device != "cpu" and gpus >= config.cluster.workers

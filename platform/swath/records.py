@@ -16,6 +16,8 @@ from swath.errors import ConfigError, TrainingError
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 REASON_TAG = "swath.reason"
 """Tag that says why a run ended as it did."""
+CHECKPOINT_TAG = "swath.checkpoint"
+"""Tag that says where a run's last checkpoint lies."""
 
 # MLflow's limits (mlflow/utils/validation.py), which every tracker keeps: characters of a value, characters of a name.
 PARAM_LENGTH = 6000

@@ -30,7 +30,7 @@ class Split:
 
     def cells(self, scene: str, name: SplitName) -> NDArray[np.bool_]:
         """Which cells of a scene are in a split: bool (cell row, cell col)."""
-        return self.labels[scene] == SPLITS.index(name)
+        return np.equal(self.labels[scene], SPLITS.index(name))
 
     def scenes(self, name: SplitName) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """The scenes that have cells in a split, by name, with those cells."""

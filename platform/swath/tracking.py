@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from swath.errors import ConfigError, SwathError, TrainingError
 from swath.records import (
+    CHECKPOINT_TAG,
     PARAM_LENGTH,
     REASON_TAG,
     TAG_LENGTH,
@@ -45,8 +46,8 @@ from swath.records import (
     reporter,
 )
 
-__all__ = ["Location", "MemoryTracker", "MlflowTracker", "RunRecord", "Status", "Tracker", "find", "metric_history",
-           "prepare", "reporter", "ui_command"]
+__all__ = ["CHECKPOINT_TAG", "Location", "MemoryTracker", "MlflowTracker", "RunRecord", "Status", "Tracker", "find",
+           "metric_history", "prepare", "reporter", "ui_command"]
 
 _BATCH = 100  # params or tags that MLflow takes in one call
 # With its own settings MLflow asks a server that does not answer for minutes.

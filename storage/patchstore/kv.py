@@ -89,9 +89,9 @@ class Folder:
 
     def children(self) -> list[str]:
         """Names of the folders in this one, sorted."""
-        if "://" not in self.uri:
-            return sorted(entry.name for entry in Path(self.uri).iterdir() if entry.is_dir())
         try:
+            if "://" not in self.uri:  # TensorStore would walk through every file
+                return sorted(entry.name for entry in Path(self.uri).iterdir() if entry.is_dir())
             keys = self._store.list().result()
         except (ValueError, OSError, RuntimeError) as error:
             raise StoreError(f"{self.uri}: cannot be listed ({plain(error)})") from None

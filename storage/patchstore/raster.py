@@ -55,7 +55,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         with rasterio.Env(GDAL_CACHEMAX=64, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             yield
-    except (RasterioError, rasterio._err.CPLE_BaseError, OSError) as error:
+    except (RasterioError, OSError) as error:
         raise SourceError(f"{path}: cannot be read as a raster ({error.__cause__ or error})") from error
 
 

@@ -93,12 +93,13 @@ class Store:
         StateError after a fork.
         """
         kv.guard()
+        scenes = [self._scene(window.scene) for window in windows]
+        squares = [locate(int(window.row), int(window.col), int(window.side), size, scene.levels)
+                   for window, scene in zip(windows, scenes)]
         images_NBSS = np.empty((len(windows), self.bands, size, size), self.dtype)
         labels_NSS = np.full((len(windows), size, size), self.ignore, np.uint8)
         pending: list[_Pending] = []
-        for window, out_BSS, out_SS in zip(windows, images_NBSS, labels_NSS):
-            scene = self._scene(window.scene)
-            square = locate(int(window.row), int(window.col), int(window.side), size, scene.levels)
+        for scene, square, out_BSS, out_SS in zip(scenes, squares, images_NBSS, labels_NSS):
             pending.append(self._ask_pixels(scene, square, out_BSS))
             if scene.has_mask:
                 pending.extend(self._ask_labels(scene, square, out_SS))
