@@ -28,8 +28,9 @@ from swath.errors import ConfigError
 _SMALLEST = 32
 """Least side that a network is given: below it the kernels of some encoders (efficientnet-b0, mit_b0) are larger than
 their maps; from it on 13 encoders under 8 architectures took 33, 48 and 144 pixels, but for PAN below 128 (tried)."""
-_REFUSALS = (ValueError, KeyError, TypeError, AssertionError, AttributeError, RuntimeError)
-"""How smp and timm say that an architecture and an encoder do not go together (collected over all of smp's)."""
+_REFUSALS = (ValueError, KeyError, TypeError, AssertionError, RuntimeError)
+"""How smp and timm say that an architecture and an encoder do not go together (collected over all of smp's encoders and
+24 of timm's)."""
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
                safetensors.SafetensorError)
 """What reading a damaged or malicious file of weights raises (collected from random bytes)."""
