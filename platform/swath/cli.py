@@ -71,7 +71,7 @@ def recipe(name: str, module: str = "recipes") -> Config:
 def read(arguments: type[B], argv: Sequence[str], usage: str = "", default: B | None = None) -> B:
     """Read a command line into a dataclass, whose own defaults an instance may replace."""
     program = f"{Path(sys.argv[0]).name} {usage.splitlines()[0] if usage else ''}".strip()
-    return tyro.cli(arguments, default=tyro.MISSING if default is None else default, args=list(argv), prog=program,
+    return tyro.cli(arguments, default=tyro.MISSING_NONPROP if default is None else default, args=list(argv), prog=program,
                     description=usage or None, config=(tyro.conf.FlagCreatePairsOff,))
 
 
