@@ -25,9 +25,8 @@ def synthetic() -> Config:
         split=SplitConfig(val_fraction=0.15, test_fraction=0.15),
         patches=PatchesConfig(size=128),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
-        loss=LossConfig(cross_entropy=1.0, dice=1.0),
-        augment=AugmentConfig(),
-        train=TrainConfig(megapixels=12, batch=16, lr=3e-3, report_every=3),
+        loss=LossConfig(cross_entropy=1.0, dice=1.0, class_weights="sqrt"),
+        train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=4),
         track=TrackConfig(experiment="synthetic"),
     )
 

@@ -9,7 +9,7 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchstore import testing
+from patchstore import landscape, testing
 
 WHOLE = ((-700, -60), (300, 1090))  # over the corner of four tiles, in negative rows
 
@@ -38,7 +38,7 @@ def test_a_piece_is_equal_to_its_part_of_the_whole(whole, data):
 def test_tiles_join_without_a_seam(seed):
     """What is computed at once straight over the corner of four tiles is what the four tiles show there."""
     for row, col in ((512, 512), (-512, 16384 * 5)):  # the second far out, where float32 is coarse
-        image, mask = testing._tile(seed, row - 256, col - 256, 512)
+        image, mask = landscape._tile(seed, row - 256, col - 256, 512)
         tiles_image, tiles_mask = testing.render(seed, (row - 256, row + 256), (col - 256, col + 256))
         assert np.mean(mask != tiles_mask) < 1e-4
         off = np.abs(image.astype(int) - tiles_image)
