@@ -71,18 +71,22 @@ def recipe(name: str, module: str = "recipes") -> Config:
 def read(arguments: type[B], argv: Sequence[str], usage: str = "", default: B | None = None) -> B:
     """Read a command line into a dataclass, whose own defaults an instance may replace."""
     program = f"{Path(sys.argv[0]).name} {usage.splitlines()[0] if usage else ''}".strip()
-    return tyro.cli(arguments, default=tyro.MISSING_NONPROP if default is None else default, args=list(argv), prog=program,
-                    description=usage or None, config=(tyro.conf.FlagCreatePairsOff,))
+    begin = tyro.MISSING_NONPROP if default is None else default
+    return tyro.cli(arguments, default=begin, args=list(argv), prog=program, description=usage or None,
+                    config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Run a job: what a user can mend becomes one line on standard error and exit code 2; SIGTERM ends it cleanly."""
+    """Run a job: what a user can mend becomes one line on standard error and exit code 2; SIGTERM
+    and Ctrl-C end it without a traceback."""
     signal.signal(signal.SIGTERM, _leave)
     try:
         main(sys.argv[1:])
     except (SwathError, PatchstoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def finish(as_json: bool, result: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
     Raises TrainingError when more workers are lost than `cluster.restarts` allows, and what the loop raises.
     """
     workers = config.cluster.workers
-    with connected(config.cluster.address):
+    with connected(config.cluster.address, cpus=max(os.cpu_count() or 1, workers * max(1, config.cluster.cpus))):
         cpus = config.cluster.cpus or max(1, int(_resource("CPU")) // workers)
         gpu = _use_gpu(config)
         order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,

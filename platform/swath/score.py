@@ -150,7 +150,7 @@ class Sample:
 def sample(store: Store, split: Split, name: SplitName, config: Config) -> Sample:
     """A fixed sample of a split's blocks: the same for every model, patch size and seed.
 
-    Blocks are drawn within strata in proportion to the strata's sizes, two at least from each.
+    Blocks are drawn within strata in proportion to the strata's sizes, one at least from each.
     """
     total_K = class_pixels(store, split, name)
     blocks = [block for scene, cells in split.scenes(name) for block in _blocks(store, scene, cells, total_K)]
@@ -161,7 +161,7 @@ def sample(store: Store, split: Split, name: SplitName, config: Config) -> Sampl
         by_stratum.setdefault(block.stratum, []).append(block)
     regions: list[Region] = []
     for _, members in sorted(by_stratum.items()):
-        count = min(len(members), max(2, round(wanted * len(members) / len(blocks))))
+        count = min(len(members), max(1, round(wanted * len(members) / len(blocks))))
         regions += [members[i] for i in sorted(generator.choice(len(members), count, replace=False))]
     return Sample(regions=regions, population_h={h: len(members) for h, members in by_stratum.items()})
 
