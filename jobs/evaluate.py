@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from swath import apply, cli, console
+from swath.context import DeviceName
 from swath.split import SplitName
 
 
@@ -24,6 +25,14 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Track:
+    """Where runs are recorded."""
+
+    uri: str = ""
+    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or the SQLite file in the working directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Arguments of the job."""
 
@@ -32,10 +41,11 @@ class Arguments:
     data: Data = field(default_factory=Data)
     split: SplitName = "val"
     """Split to score."""
-    device: str = "auto"
-    """Device: auto, cpu or cuda."""
+    device: DeviceName = "auto"
+    """Device; auto takes a GPU where there is one."""
     workdir: Path = Path("runs")
     """Folder of the default tracking store, in which RUN is looked up."""
+    track: Track = field(default_factory=Track)
     json: bool = False
     """Print one JSON object as the last line: miou, iou, confusion, pixels, ignored, protocol."""
 
@@ -43,8 +53,8 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
-    score = apply.evaluate(arguments.run, arguments.split, workdir=arguments.workdir, store_uri=arguments.data.store,
-                           device=arguments.device)
+    score = apply.evaluate(arguments.run, arguments.split, workdir=arguments.workdir, uri=arguments.track.uri,
+                           store_uri=arguments.data.store, device=arguments.device)
     out = Console()
     out.print(console.iou_table(arguments.split, score.iou, score.means))
     out.print(f"{score.pixels:,} pixels, {score.ignored:,} ignored; protocol {score.protocol.digest()}")

@@ -11,7 +11,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from patchstore import SourceError
 from swath import cli, console, ingest, ray_ingest
 from swath.config import Config
 
@@ -31,9 +30,7 @@ def main(argv: Sequence[str]) -> None:
     report = ingest.run(arguments.config.data, partial(ray_ingest.spread, address=arguments.config.cluster.address))
     Console().print(console.ingest_table(report))
     cli.finish(arguments.json, {**asdict(report), "classes": report.fractions})
-    if report.rejected:
-        raise SourceError("\n".join([f"{len(report.rejected)} scenes were refused and are not in {report.store}:",
-                                     *report.rejected]))
+    report.check()
 
 
 if __name__ == "__main__":

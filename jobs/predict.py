@@ -4,7 +4,7 @@ python jobs/predict.py RUN INPUT OUTPUT.tif [--json]
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,15 @@ import tyro
 from rich.console import Console
 
 from swath import apply, cli
+from swath.context import DeviceName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """Where runs are recorded."""
+
+    uri: str = ""
+    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or the SQLite file in the working directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +33,11 @@ class Arguments:
     """Raster to predict; it need not be in a store."""
     output: Annotated[Path, tyro.conf.Positional]
     """GeoTIFF to write."""
-    device: str = "auto"
-    """Device: auto, cpu or cuda."""
+    device: DeviceName = "auto"
+    """Device; auto takes a GPU where there is one."""
     workdir: Path = Path("runs")
     """Folder of the default tracking store, in which RUN is looked up."""
+    track: Track = field(default_factory=Track)
     json: bool = False
     """Print one JSON object as the last line: output, quicklook, shape, classes (pixels of each), nodata."""
 
@@ -36,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
     result = apply.predict_file(arguments.run, arguments.input, arguments.output, workdir=arguments.workdir,
-                                     device=arguments.device)
+                                uri=arguments.track.uri, device=arguments.device)
     out = Console()
     out.print(f"map {result.output}\npicture {result.quicklook}", soft_wrap=True)
     cli.finish(arguments.json, {"output": str(result.output), "quicklook": str(result.quicklook),

@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     report = ingest.run(config.data, ray_ingest.spread)
     out.print(console.ingest_table(report))
+    report.check()
     clock.lap("ingest")
 
     outcome = experiment.train(config, workdir)
@@ -55,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
     out.print(console.iou_table("test", score.iou, score.means))
     clock.lap("score")
 
-    scene, _ = next(splits.divide(patchstore.open(config.data.store), config.split).scenes("test"))
-    source = next(s for s in ingest.sources(config.data) if s.name == scene)
-    written = apply.predict_file(outcome.run_id, source.image, workdir / "maps" / f"{scene}.tif", workdir=workdir)
+    in_test = dict(splits.divide(patchstore.open(config.data.store), config.split).scenes("test"))
+    source = next(s for s in ingest.sources(config.data) if s.name in in_test)
+    written = apply.predict_file(outcome.run_id, source.image, workdir / "maps" / f"{source.name}.tif", workdir=workdir)
     clock.lap("map")
 
     out.print(f"map      {written.output}\npicture  {written.quicklook}\nrun      {outcome.run_id}")

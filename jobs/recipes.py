@@ -26,7 +26,7 @@ def synthetic() -> Config:
         patches=PatchesConfig(size=128),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
         loss=LossConfig(cross_entropy=1.0, dice=1.0, class_weights="sqrt"),
-        train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=4),
+        train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=8),
         track=TrackConfig(experiment="synthetic"),
     )
 

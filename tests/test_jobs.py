@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 from patchstore import testing
 
@@ -86,7 +87,7 @@ def test_the_run_is_recorded_in_full(trained: dict, workdir: Path) -> None:  # t
     assert record.status == "FINISHED"
     assert record.params["patches.size"] == "64"
     assert record.metrics["val/miou"] == pytest.approx(trained["val_miou"])
-    assert {"train/loss", "val/loss", "train/miou", "val_part/miou", "val/iou/water", "speed/patches_per_s",
+    assert {"train/loss", "val/loss", "train/miou", "val_part/miou", "val/iou/field", "speed/patches_per_s",
             "speed/megapixels_per_s", "model/parameters", "model/gmacs_per_megapixel", "device_seconds",
             "peak_memory_mb"} <= record.metrics.keys()
     assert {"swath.protocol", "swath.certificate", "swath.fingerprint", "swath.checkpoint"} <= record.tags.keys()
@@ -120,6 +121,8 @@ def copy_of(dataset: Path, folder: Path) -> Path:
     (("train", "synthetic", "--recipes", "no.such.module"), ["no.such.module"]),
     (("ingest", "synthetic", "--data.source", "/nowhere", "--data.store", "/tmp/never.zarr"), ["/nowhere"]),
     (("evaluate", "0" * 32), ["0" * 32]),
+    (("evaluate", "/no/checkpoint"), ["/no/checkpoint", "not a whole checkpoint"]),
+    (("train", "synthetic", "--train.seed", "-1"), ["train.seed must be 0 or more"]),
 ])
 def test_bad_arguments_are_one_message_and_exit_code_2(job: Job, arguments: tuple[str, ...], parts: list[str],
                                                        tmp_path: Path) -> None:
@@ -133,7 +136,10 @@ def test_bad_arguments_are_one_message_and_exit_code_2(job: Job, arguments: tupl
     (("--split.test", "g7"), ["split.test", "g7"]),
     (("--split.test", "g0", "g1", "--split.val", "g2"), ["train split has no labelled pixel"]),
     (("--model.weights", "/nowhere/w.safetensors"), ["/nowhere/w.safetensors"]),
-    (("--cluster.device", "cuda"), ["cluster.device"]),
+    pytest.param(("--cluster.device", "cuda"), ["cluster.device"],
+                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
+    (("--score.without", "lava"), ["score.without", "lava"]),
+    (("--cluster.address", "foo", "--cluster.workers", "2"), ["cluster.address", "foo"]),
 ])
 def test_settings_that_the_data_cannot_serve(job: Job, store_uri: str, option: tuple[str, ...], parts: list[str],
                                              tmp_path: Path) -> None:
@@ -184,6 +190,14 @@ def test_a_scene_that_the_model_cannot_read(job: Job, trained: dict, tmp_path: P
     _assert_refused(job("predict", trained["checkpoint"], four, tmp_path / "map.tif"), "four.tif", "4", "3")
     _assert_refused(job("predict", trained["checkpoint"], tmp_path / "no.tif", tmp_path / "map.tif"), "no.tif")
     assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_map_never_takes_the_place_of_its_source(job: Job, trained: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    for source, output in (("a.tif", "a.tif"), ("a.png", "a.tif"), ("a.tif", "b.png")):
+        _write(tmp_path / source, np.ones((3, 80, 80), np.uint8))
+        before = (tmp_path / source).read_bytes()
+        _assert_refused(job("predict", trained["checkpoint"], tmp_path / source, tmp_path / output), output)
+        assert (tmp_path / source).read_bytes() == before
 
 
 def test_a_folder_that_is_no_store_and_a_store_of_another_version(job: Job, store_uri: str, tmp_path: Path) -> None:

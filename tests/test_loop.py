@@ -1,5 +1,6 @@
 """The loop in one process, without Ray: what it reports, how it resumes, and that cutting a batch changes nothing."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,11 +11,20 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath import checkpoint, loop, metrics, predict, score
+from swath import apply, checkpoint, loop, metrics, predict, score
 from swath import split as splits
-from swath.config import AugmentConfig, ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
+from swath.config import (
+    AugmentConfig,
+    ClusterConfig,
+    Config,
+    LossConfig,
+    ModelConfig,
+    PatchesConfig,
+    SplitConfig,
+    TrainConfig,
+)
 from swath.context import LocalContext, Metrics
-from swath.errors import CheckpointError, TrainingError
+from swath.errors import CheckpointError, DataError, TrainingError
 
 CPU = torch.device("cpu")
 TINY = Config(
@@ -107,9 +117,18 @@ def test_old_checkpoints_go_and_the_best_stays(store: Store, tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.glob("kpx*")) == ["kpx000000002000", "kpx000000004000"]
 
 
-def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:
-    import shutil
+def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Store, tmp_path: Path) -> None:
+    assert finished.checkpoint is not None
+    saved = checkpoint.load(finished.checkpoint)
+    trained = next(scene.group for scene in store.scenes.values() if scene.fingerprint in saved.state["trained"])
+    others = sorted({scene.group for scene in store.scenes.values()} - {trained})
+    redrawn = replace(saved.config, split=SplitConfig(val=(others[0],), test=(trained,)))
+    checkpoint.save(tmp_path, saved.state, redrawn, saved.card)
+    with pytest.raises(DataError, match="the model was trained on it"):
+        apply.evaluate(str(tmp_path), "test", workdir=tmp_path, device="cpu")
 
+
+def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:
     assert finished.checkpoint is not None
     for name in ("state.pt", "card.json", "config.json", "manifest.json"):
         copy = tmp_path / name
@@ -121,8 +140,13 @@ def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> 
             checkpoint.load(copy)
 
 
-def test_a_checkpoint_of_another_network_is_refused(finished: loop.Run, store: Store, tmp_path: Path) -> None:
-    other = replace(TINY, patches=PatchesConfig(size=96))
+@pytest.mark.parametrize("other", [
+    replace(TINY, patches=PatchesConfig(size=96)),
+    replace(TINY, train=replace(TINY.train, batch=4)),
+    replace(TINY, split=SplitConfig(seed=1)),
+])
+def test_a_checkpoint_of_another_run_is_refused(finished: loop.Run, store: Store, tmp_path: Path, other: Config
+                                                ) -> None:
     with pytest.raises(CheckpointError, match="another configuration"):
         loop.fit(other, store, LocalContext(tmp_path, CPU, resume=finished.checkpoint))
 

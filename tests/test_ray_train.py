@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from swath import experiment, tracking
+from swath import apply, experiment, tracking
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -95,6 +95,14 @@ def test_two_workers_train_and_are_recorded(undisturbed: experiment.Outcome) -> 
     assert undisturbed.run.checkpoint.is_dir()
 
 
+def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    config = two_workers(store_uri)
+    config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2))
+    outcome = experiment.train(config, tmp_path)
+    score = apply.evaluate(str(outcome.run.checkpoint), "val", workdir=tmp_path, device="cpu")
+    np.testing.assert_array_equal(score.counts_KK, outcome.run.counts_KK)
+
+
 def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: experiment.Outcome, store_uri: str,
                                                               tmp_path: Path) -> None:
     killer = Killer(tmp_path, after=2)
@@ -105,9 +113,11 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
     np.testing.assert_array_equal(outcome.run.counts_KK, undisturbed.run.counts_KK)
     record = tracking.find(outcome.location.uri, outcome.run_id)
     assert record.status == "FINISHED"
+    assert record.metrics["restarts"] == 1
     assert record.metrics["repeated_megapixels"] >= 0
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_same_losses_as_two(undisturbed: experiment.Outcome, store_uri: str, tmp_path: Path
                                                  ) -> None:
     config = two_workers(store_uri)
@@ -125,6 +135,7 @@ def test_a_worker_lost_too_often_ends_the_run_as_failed(cluster: None, store_uri
     _assert_failed(tmp_path, "worker failed")
 
 
+@pytest.mark.slow
 def test_a_user_error_in_a_worker_keeps_its_message(cluster: None, store_uri: str, tmp_path: Path) -> None:
     config = two_workers(store_uri)
     config = replace(config, train=replace(config.train, optimiser="sgd", lr=1e30, clip=0, warmup=0),

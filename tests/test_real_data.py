@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import patchstore
 import pytest
 import rasterio
-import recipes
 import torch
-from conftest import DATA
 
+import patchstore
+import recipes
+from conftest import DATA
 from swath import apply, certificate, checkpoint, ingest, models
 from swath import split as splits
 from swath.checkpoint import Card

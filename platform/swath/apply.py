@@ -1,43 +1,50 @@
 """Apply a trained model: score a split of a store, or map a scene file that was never ingested."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 import patchstore
+from patchstore import Store
 from patchstore.raster import RasterFile
 from swath import checkpoint, maps, predict, score, tracking
 from swath import split as splits
 from swath.checkpoint import Checkpoint
-from swath.context import choose_device, use_threads
+from swath.context import DeviceName, choose_device, use_threads
 from swath.errors import CheckpointError, DataError
 from swath.score import Score
-from swath.split import SplitName
+from swath.split import Split, SplitName
 
 
 def find(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None]:
     """The checkpoint of an MLflow run id or a checkpoint folder, and the run's id where it was given by one.
 
-    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint.
+    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint
+    and for a folder that is none.
     """
-    if Path(run).is_dir():
+    if "/" in run or Path(run).is_dir():
         return checkpoint.load(Path(run)), None
-    location = tracking.prepare(workdir.resolve(), uri)
+    location = tracking.prepare(workdir, uri)
     record = tracking.find(location.uri, run)
     if tracking.CHECKPOINT_TAG not in record.tags:
         raise CheckpointError(f"run {run} ({record.status}) has no checkpoint; use a run that has finished")
     return checkpoint.load(Path(record.tags[tracking.CHECKPOINT_TAG])), run
 
 
-def evaluate(run: str, split: SplitName, *, workdir: Path, store_uri: str = "", device: str = "auto") -> Score:
+def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_uri: str = "",
+             device: DeviceName = "auto") -> Score:
     """Score a model on a split, by default of the store that it was trained on.
 
-    The score of a run that is given by its id is recorded with that run, as SPLIT/miou and SPLIT/iou/CLASS.
-    Raises what `find` does, and DataError for a store whose bands, dtype or classes are not the model's.
+    The test score of a run that is given by its id, on the very data of its training, is recorded with that run as
+    test/miou and test/iou/CLASS; training itself records the other splits, and scores on other data are not the run's.
+    Raises what `find` does, and DataError for a store whose bands, dtype or classes are not the model's, or in which
+    ground that the model was trained on is now in the split.
     """
-    trained, run_id = find(run, workdir)
+    trained, run_id = find(run, workdir, uri)
     config, card = trained.config, trained.card
     store = patchstore.open(store_uri or card.store)
     names = tuple(info.name for info in store.classes)
@@ -45,16 +52,29 @@ def evaluate(run: str, split: SplitName, *, workdir: Path, store_uri: str = "", 
                              ("classes", names, card.classes)):
         if has != needs:
             raise DataError(f"{store.uri}: its {what} are {has}, the model's {needs}; score it on a store like its own")
+    labels = splits.divide(store, config.split)
+    if split != "train":
+        _refuse_trained_ground(store, labels, split, trained.state["trained"])
     use_threads(config.cluster.cpus)
     place = choose_device(device)
     forward = predict.network_forward(trained.network(place), predict.precision(config.train.precision, place))
-    result = score.evaluate(store, splits.divide(store, config.split), split, forward, config, place)
-    if run_id is not None:
-        tracker = tracking.MlflowTracker.attach(tracking.prepare(workdir.resolve()).uri, run_id)
-        tracker.log({f"{split}/miou": result.miou} | {f"{split}/iou/{k}": v for k, v in result.iou.items()},
+    result = score.evaluate(store, labels, split, forward, config, place)
+    if run_id is not None and split == "test" and store.fingerprint == card.fingerprint:
+        tracker = tracking.MlflowTracker.attach(tracking.prepare(workdir, uri).uri, run_id)
+        tracker.log({"test/miou": result.miou} | {f"test/iou/{name}": v for name, v in result.iou.items()},
                     trained.state["megapixels"])
-        tracker.tags({f"swath.protocol.{split}": result.protocol.digest()})
+        tracker.tags({"swath.protocol.test": result.protocol.digest()})
     return result
+
+
+def _refuse_trained_ground(store: Store, labels: Split, split: SplitName, trained: Mapping[str, torch.Tensor]) -> None:
+    """Raise DataError where a split has cells that the model was trained on: the store has changed since, and with it
+    what is drawn for each split. `trained`: by a scene's fingerprint, its train cells."""
+    for name, cells in labels.scenes(split):
+        before = trained.get(store.scenes[name].fingerprint)
+        if before is not None and bool((before.numpy() & cells).any()):
+            raise DataError(f"{store.uri}: scene {name} is in the {split} split now, but the model was trained on it; "
+                            "the store has changed since. Name the groups in split.val and split.test and train again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +90,21 @@ class Map:
     """Pixels where the source has none."""
 
 
-def predict_file(run: str, source: Path, output: Path, *, workdir: Path, device: str = "auto") -> Map:
+def predict_file(run: str, source: Path, output: Path, *, workdir: Path, uri: str = "", device: DeviceName = "auto"
+                 ) -> Map:
     """Map a scene file: a Cloud-Optimised GeoTIFF with the file's CRS and transform, and a PNG beside it.
 
     The whole scene goes through the same windows and weights as the score does.
     Raises what `find` does, a SourceError for a file that cannot be read or whose bands or dtype are not the model's,
-    and DataError where the output cannot be written.
+    and DataError where the output cannot be written, is no .tif, or would take the place of the source.
     """
-    trained, _ = find(run, workdir)
+    picture = output.with_suffix(".png")
+    if output.suffix.lower() not in (".tif", ".tiff"):
+        raise DataError(f"{output}: a map is a GeoTIFF; give a name that ends in .tif")
+    if source.resolve() in (output.resolve(), picture.resolve()):
+        raise DataError(f"{output}: the map, or its picture {picture.name}, would take the place of {source}; give "
+                        "another name")
+    trained, _ = find(run, workdir, uri)
     config, card = trained.config, trained.card
     reader = RasterFile(source, bands=card.bands, dtype=np.dtype(card.dtype))
     use_threads(config.cluster.cpus)
@@ -88,7 +115,7 @@ def predict_file(run: str, source: Path, output: Path, *, workdir: Path, device:
         overlap=config.score.overlap, batch=predict.batch_size(config.patches.size), device=place)
     pixels_K = np.zeros(256, np.int64)
 
-    def rows() -> Any:
+    def rows() -> Iterator[tuple[int, NDArray[np.uint8]]]:
         for row, classes_hW in predict.classes_of(blended):
             if reader.has_valid:
                 inside = reader.valid((row, row + len(classes_hW)), (0, reader.shape[1]))
@@ -98,7 +125,6 @@ def predict_file(run: str, source: Path, output: Path, *, workdir: Path, device:
 
     maps.write_map(output, rows(), shape=reader.shape, crs=reader.crs, transform=reader.transform, names=card.classes,
                    colours=card.colours, nodata=card.ignore, tags={"SOURCE": source.name})
-    picture = output.with_suffix(".png")
     maps.quicklook(output, picture)
     return Map(output=output, quicklook=picture, shape=reader.shape, nodata=int(pixels_K[card.ignore]),
                class_pixels={name: int(n) for name, n in zip(card.classes, pixels_K, strict=False)})

@@ -19,10 +19,11 @@ class Augment:
     """Varies one patch at a time; safe to call from several threads."""
 
     def __init__(self, config: AugmentConfig, dtype: np.dtype[np.generic]) -> None:
-        """Raises ConfigError when brightness or contrast is asked of data that is not uint8."""
-        if dtype != np.uint8 and (config.brightness > 0 or config.contrast > 0):
-            raise ConfigError(f"augment.brightness and augment.contrast need uint8 imagery, the store has {dtype}; "
-                              "set both to 0")
+        """Raises ConfigError when brightness, contrast or blur is asked of data that is not uint8: albumentations
+        takes other pixels for values from 0 to 1, or refuses them."""
+        if dtype != np.uint8 and (config.brightness > 0 or config.contrast > 0 or config.blur > 0):
+            raise ConfigError("augment.brightness, augment.contrast and augment.blur need uint8 imagery, the store "
+                              f"has {dtype}; set them to 0")
         self._config = config
         self._local = threading.local()  # a pipeline keeps its random state, so each thread has its own
 

@@ -75,6 +75,11 @@ def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> Non
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
 
 
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint below a run's folder; their names sort by age."""
+    return max((path.parent for path in folder.glob("*/manifest.json")), default=None)
+
+
 def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint, its tensors onto a device.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import tyro
 
@@ -93,7 +93,7 @@ def finish(as_json: bool, result: dict[str, Any]) -> None:
     """With --json, print a job's result as one line of JSON, the last of standard output."""
     if as_json:
         sys.stdout.flush()
-        print(json.dumps(result), flush=True)
+        print(json.dumps(result, allow_nan=False), flush=True)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -104,7 +104,7 @@ def _module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, ValueError) as error:
         raise ConfigError(f"--recipes {name}: {error}; give the name of a module that Python can import") from None
     finally:
         sys.path.remove(str(Path.cwd()))
@@ -114,4 +114,4 @@ def _recipes(module: ModuleType) -> dict[str, Callable[[], Config]]:
     """The recipes of a module: its public functions that return a Config."""
     return {name: value for name, value in vars(module).items()
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
-            and getattr(value, "__annotations__", {}).get("return") is Config}
+            and get_type_hints(value).get("return") is Config}

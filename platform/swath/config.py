@@ -6,6 +6,7 @@ holds one as JSON. A configuration is pure data: the same one gives the same run
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ Combine = Literal["single", "mixture"]
 LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
-_IGNORED = re.compile(r"^(#[0-9A-Fa-f]{6}|\d{1,3})$")
+_IGNORED = re.compile(r"^(#[0-9A-Fa-f]{6}|\d{1,2}|1\d\d|2[0-4]\d|25[0-5])$")
 
 
 def _check(holds: bool, name: str, rule: str, value: object) -> None:
@@ -71,7 +72,7 @@ class DataConfig(Section):
         _check(len(set(names)) == len(names), "data.classes", "of different names", self.classes)
         _check(len(names) <= 255, "data.classes", "at most 255", len(names))
         for text in self.ignored:
-            _check(bool(_IGNORED.match(text)), "data.ignored", "colours #RRGGBB or indices", text)
+            _check(bool(_IGNORED.match(text)), "data.ignored", "colours #RRGGBB or indices up to 255", text)
         _check(self.chunk >= 64 and self.chunk % 64 == 0, "data.chunk", "a multiple of 64", self.chunk)
         _check(self.shard >= self.chunk and self.shard % self.chunk == 0, "data.shard", "a multiple of data.chunk",
                self.shard)
@@ -96,6 +97,7 @@ class SplitConfig(Section):
     """Seed of the draw."""
 
     def __post_init__(self) -> None:
+        _check(self.seed >= 0, "split.seed", "0 or more", self.seed)
         both = set(self.val) & set(self.test)
         _check(not both, "split.val and split.test", "disjoint", sorted(both))
         for name, value in (("split.val_fraction", self.val_fraction), ("split.test_fraction", self.test_fraction)):
@@ -124,8 +126,8 @@ class PatchesConfig(Section):
 
     def __post_init__(self) -> None:
         _check(8 <= self.size <= 8192, "patches.size", "from 8 to 8192", self.size)
-        _check(len(self.scales) > 0 and all(s >= 1 for s in self.scales), "patches.scales", "at least 1 each",
-               self.scales)
+        _check(len(self.scales) > 0 and all(1 <= s <= 64 for s in self.scales), "patches.scales",
+               "from 1 to 64 each", self.scales)
         _check(len(set(self.scales)) == len(self.scales), "patches.scales", "different from each other", self.scales)
         _check(self.combine != "single" or len(self.scales) == 1, "patches.scales", "one for patches.combine single",
                self.scales)
@@ -244,17 +246,18 @@ class TrainConfig(Section):
     """Arithmetic of the network: auto is bf16 on a GPU that has it, else fp32."""
     report_every: float = 0.0
     """Megapixels between two reports (validation, checkpoint); 0: as many as the train split has labelled."""
-    keep: int = 2
-    """Checkpoints that are kept, besides the best."""
+    keep: int = 1
+    """Checkpoints that are kept besides the newest: the best by val_part/miou."""
     seed: int = 0
     """Seed of the weights, the order and the augmentation."""
 
     def __post_init__(self) -> None:
-        _check(self.epochs > 0, "train.epochs", "above 0", self.epochs)
-        _check(self.megapixels >= 0, "train.megapixels", "0 or more", self.megapixels)
+        _check(0 < self.epochs < math.inf, "train.epochs", "above 0", self.epochs)
+        _check(0 <= self.megapixels < math.inf, "train.megapixels", "0 or more", self.megapixels)
+        _check(self.seed >= 0, "train.seed", "0 or more", self.seed)
         for name in ("batch", "micro_batch", "keep"):
             _check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
-        _check(self.lr > 0, "train.lr", "above 0", self.lr)
+        _check(0 < self.lr < math.inf, "train.lr", "above 0", self.lr)
         _check(self.weight_decay >= 0, "train.weight_decay", "0 or more", self.weight_decay)
         _check(0 <= self.warmup < 1, "train.warmup", "from 0 to below 1", self.warmup)
         _check(self.clip >= 0, "train.clip", "0 or more", self.clip)
@@ -268,8 +271,8 @@ class ScoreConfig(Section):
     overlap: float = 0.5
     """Share of a window's side that it has in common with its neighbour."""
     part: float = 0.0
-    """Megapixels of the validation sample that is scored at every report; 0: so many that it costs a tenth of the
-    training between two reports."""
+    """Megapixels of the validation sample that is scored at every report; 0: so many that, for patches of up to 512
+    pixels, it costs about a tenth of the training between two reports, and a block for each class at least."""
     without: tuple[str, ...] = ()
     """Classes left out of a second mean, printed beside the first."""
 
@@ -283,7 +286,7 @@ class ClusterConfig(Section):
     """The machines: what one run may use."""
 
     workers: int = 1
-    """Processes that train together; one runs in the calling process, several by Ray Train."""
+    """Processes that train together. By Ray Train, but for a single one without an address: that is this process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a worker; auto takes a GPU where there is one."""
     cpus: int = 0
@@ -312,6 +315,7 @@ class SearchConfig(Section):
 
     def __post_init__(self) -> None:
         _check(self.trials >= 1, "search.trials", "1 or more", self.trials)
+        _check(self.seed >= 0, "search.seed", "0 or more", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,19 +9,18 @@ from swath.context import Metrics
 from swath.ingest import Report
 
 
-class Progress:
+class ReportLine:
     """Prints one line for each report of a run."""
 
-    def __init__(self, total_megapixels: float = 0.0) -> None:
-        self._total = total_megapixels
+    def __init__(self) -> None:
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
     def __call__(self, metrics: Metrics) -> None:
         """Print one report."""
-        done = f"{metrics['megapixels']:.2f}" + (f"/{self._total:.2f}" if self._total else "")
         whole = f"  val/miou {metrics['val/miou']:.3f}" if "val/miou" in metrics else ""
         self._console.print(
-            f"{done} Mpx  train/loss {metrics['train/loss']:.4f}  val/loss {metrics['val/loss']:.4f}  "
+            f"{metrics['megapixels']:.2f} Mpx  train/loss {metrics['train/loss']:.4f}  "
+            f"val/loss {metrics['val/loss']:.4f}  "
             f"val_part/miou {metrics['val_part/miou']:.3f} ± {metrics['val_part/miou_se']:.3f}{whole}  "
             f"{metrics['speed/patches_per_s']:.1f} patches/s")
 

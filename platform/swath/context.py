@@ -8,13 +8,14 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from swath.errors import ConfigError
 
 Metrics = Mapping[str, float]
+DeviceName = Literal["auto", "cpu", "cuda"]
 Listener = Callable[[Metrics], None]
 """Whoever wants to hear of a run's reports."""
 
@@ -50,7 +51,7 @@ class Context(Protocol):
 
 
 class LocalContext:
-    """A run in the calling process; checkpoints go to `folder`, the newest, and the best, of which are kept."""
+    """A run in the calling process; checkpoints go to `folder`, where the newest is kept, and the `keep` best are."""
 
     rank = 0
     world_size = 1
@@ -86,8 +87,7 @@ class LocalContext:
         return self._kept[-1][1] if self._kept else self.resume
 
     def _prune(self) -> None:
-        best = max(self._kept, key=lambda kept: kept[0])
-        keep = [best, *self._kept[-self._keep :]]
+        keep = [*sorted(self._kept, key=lambda kept: kept[0])[-self._keep :], self._kept[-1]]
         for kept in self._kept:
             if kept not in keep:
                 shutil.rmtree(kept[1])
@@ -99,7 +99,7 @@ def checkpoint_name(metrics: Metrics) -> str:
     return f"kpx{round(metrics['megapixels'] * 1000):012d}"
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: DeviceName) -> torch.device:
     """The device that a configuration's `cluster.device` means on this machine.
 
     Raises ConfigError when a GPU is asked for and there is none.

@@ -6,6 +6,7 @@ always ends with a true status: FINISHED, FAILED with the reason, or KILLED.
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import patchstore
 from patchstore import Store
 from swath import certificate, checkpoint, loop, models, patches, pictures, predict, score, tracking
 from swath import split as splits
+from swath.augment import Augment
 from swath.config import Config
-from swath.console import Progress
+from swath.console import ReportLine
 from swath.context import LocalContext, choose_device, use_threads
-from swath.errors import ConfigError
+from swath.errors import ConfigError, TrainingError
 from swath.split import Split
 from swath.tracking import Tracker
 
@@ -46,22 +48,28 @@ def train(config: Config, workdir: Path) -> Outcome:
     """
     began, workdir = time.perf_counter(), workdir.resolve()
     store = open_store(config)
-    models.check(config.model)
     split = splits.divide(store, config.split)
-    plan = patches.plan(store, config, "train", labels=split)
+    costs = _check(config, store, split)
     location = tracking.prepare(workdir, config.track.uri)
+    (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
     tracker = tracking.MlflowTracker.start(
         location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
         artifact_location=location.artifact_location, params=config.flat(), tags=_tags(config, store, split))
     with ended_truly(tracker):
         tracker.text(config.to_json(), "config.json")
-        _log_costs(tracker, config, store, plan)
+        tracker.text(score.protocol(store, split, "val", config).to_json(), "protocol.json")
+        tracker.log(costs, 0.0)
         folder = workdir / "checkpoints" / tracker.run_id
-        folder.mkdir(parents=True)
-        run = _fit(config, store, folder, tracker, location.uri)
-        tracker.tags({tracking.CHECKPOINT_TAG: str(run.checkpoint)})
+        folder.mkdir()
+        try:
+            run = _fit(config, store, folder, tracker, location.uri)
+        finally:  # what a failed run has saved can still be used
+            if newest := checkpoint.newest(folder):
+                tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
+        if run.counts_KK is None:
+            raise TrainingError(f"the run was stopped at {run.megapixels:.3f} Mpx, before its end; its checkpoint is "
+                                f"{run.checkpoint}")
         _draw(config, store, split, run, tracker)
-    assert run.counts_KK is not None  # only a context that stops a run early leaves it out
     return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began,
                    score=score.score_of(store, split, "val", config, run.counts_KK))
 
@@ -95,13 +103,15 @@ def ended_truly(tracker: Tracker) -> Iterator[None]:
 
 def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
     """Run the loop: in this process for one worker, by Ray Train for several."""
-    if config.cluster.workers > 1:
+    if config.cluster.workers > 1 or config.cluster.address:
         from swath import ray_train  # only here: a run of one worker needs no Ray
 
         return ray_train.train(config, folder, tracker, uri)
     use_threads(config.cluster.cpus)
-    context = LocalContext(folder, choose_device(config.cluster.device), keep=config.train.keep,
-                           listeners=(tracking.reporter(tracker), Progress()))
+    device = choose_device(config.cluster.device)
+    tracker.tags({"swath.device": device.type})
+    context = LocalContext(folder, device, keep=config.train.keep,
+                           listeners=(tracking.reporter(tracker), ReportLine()))
     return loop.fit(config, store, context)
 
 
@@ -111,12 +121,20 @@ def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
             "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
 
 
-def _log_costs(tracker: Tracker, config: Config, store: Store, plan: patches.PatchPlan) -> None:
+def _check(config: Config, store: Store, split: Split) -> dict[str, float]:
+    """Raise what is wrong with a configuration ahead of its run; returns what is known of its cost."""
+    models.check(config.model)
+    plan = patches.plan(store, config, "train", labels=split)
+    patches.plan(store, config, "val", labels=split)
+    Augment(config.augment, store.dtype)
+    score.check_without(store, config)
+    if config.cluster.workers == 1 and not config.cluster.address:
+        choose_device(config.cluster.device)
     net = models.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
-                       std_B=np.ones(store.bands))
+                       std_B=np.ones(store.bands), dtype=store.dtype)
     cost = models.cost(net, config.patches.size, store.bands)
-    tracker.log({"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
-                 "plan/patches": len(plan), "plan/megapixels": plan.megapixels}, 0.0)
+    return {"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
+            "plan/patches": len(plan), "plan/megapixels": plan.megapixels}
 
 
 def _draw(config: Config, store: Store, split: Split, run: loop.Run, tracker: Tracker) -> None:
@@ -138,9 +156,9 @@ def _draw_sheet(config: Config, store: Store, split: Split, run: loop.Run, path:
     device = choose_device("cpu" if config.cluster.device == "cpu" else "auto")
     forward = predict.network_forward(checkpoint.load(run.checkpoint).network(device),
                                       predict.precision(config.train.precision, device))
-    regions = [r for r in score.sample(store, split, "val", config).regions if r.pixels == score.BLOCK**2]
-    if not regions:  # every scene is smaller than a block
-        return
+    regions = score.sample(store, split, "val", config).regions
+    shapes = Counter(r.shape for r in regions)  # blocks at a scene's edge are smaller; pictures of a sheet are alike
+    regions = [r for r in regions if r.shape == shapes.most_common(1)[0][0]]
     chosen = [regions[i] for i in np.unique(np.linspace(0, len(regions) - 1, most).round().astype(int))]
     images = [store.region(r.scene, "image", r.rows, r.cols) for r in chosen]
     labels = [score.labels_of(store, r.scene, split.cells(r.scene, "val"), r.rows, r.cols) for r in chosen]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import patchstore
-from patchstore import ClassInfo, MaskCoding, SceneReport, SceneSource, SourceError
+from patchstore import ClassInfo, MaskCoding, SceneReport, SceneSource, SourceError, StoreError
 from patchstore.schema import colour
 from swath.config import DataConfig
 from swath.errors import ConfigError
@@ -25,10 +25,10 @@ class Task:
     coding: MaskCoding
 
     def run(self) -> SceneReport | str:
-        """Write the scene: its report, or the reason why it was refused."""
+        """Write the scene: its report, or the reason why it was refused or could not be written."""
         try:
             return patchstore.ingest_scene(self.uri, self.source, self.coding)
-        except SourceError as error:
+        except (SourceError, StoreError) as error:
             return str(error)
 
 
@@ -50,6 +50,12 @@ class Report:
     """Ignored pixels by the value that they have in the mask."""
     rejected: tuple[str, ...]
     """Why scenes were refused."""
+
+    def check(self) -> None:
+        """Raise SourceError, with every reason, when scenes were refused."""
+        if self.rejected:
+            first = f"{len(self.rejected)} scenes were refused; {self.store} is without them, or has them as before:"
+            raise SourceError("\n".join([first, *self.rejected]))
 
     @property
     def fractions(self) -> dict[str, float]:

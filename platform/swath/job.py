@@ -74,6 +74,25 @@ class Job:
         intervals = (int(s * self.step_megapixels / self.report_megapixels + 1e-9) for s in (step - 1, step))
         return step == self.steps or len(set(intervals)) > 1
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether a flag is up on some rank: all of them then do the same."""
+        return (self.context.world_size > 1 and bool(self.sum_over_ranks(torch.tensor(float(flag))))) or flag
+
+    def share_buffers(self, net: torch.nn.Module) -> None:
+        """Give every rank the buffers of rank 0, which are those that a checkpoint holds.
+
+        Each rank's batch normalisation has seen its own patches since the last forward pass shared them; scored with
+        these, ranks would score different networks.
+        """
+        if self.context.world_size > 1:
+            for buffer in net.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def trained_cells(self) -> dict[str, torch.Tensor]:
+        """The cells that are trained on: by a scene's fingerprint, bool (cell row, cell col)."""
+        return {self.store.scenes[name].fingerprint: torch.from_numpy(cells)
+                for name, cells in self.split.scenes("train")}
+
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all ranks, on the CPU."""
         if self.context.world_size > 1:

@@ -47,8 +47,9 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     job = Job(config, store, context)
     state = job.start()
     train = job.network(state)
+    job.tally.clear()  # its clock begins here
     for batch in job.loader.batches(state.step, job.steps):
-        if context.stop(state.megapixels):
+        if job.any_rank(context.stop(state.megapixels)):
             break
         job.tally.add(*train_step(job, state, train, batch))
         if job.is_due(state.step):
@@ -99,6 +100,7 @@ def report(job: Job, state: State, *, final: bool) -> None:
     """Score the validation sample (at the end the whole split), save, and tell the context."""
     numbers = job.tally.numbers(job)
     began = time.perf_counter()
+    job.share_buffers(state.net)
     state.net.eval()
     forward = predict.network_forward(state.net, job.precision)
     numbers |= job.score_sample(forward)
@@ -117,7 +119,7 @@ def report(job: Job, state: State, *, final: bool) -> None:
     state.history.append(numbers)
     job.tally.clear()
     if job.context.rank == 0:
-        with state.save(job.config, job.card) as folder:
+        with state.save(job.config, job.card, job.trained_cells()) as folder:
             job.context.report(numbers, Path(folder))
     else:
         job.context.report(numbers, None)

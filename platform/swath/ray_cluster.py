@@ -10,12 +10,6 @@ import ray
 
 from swath.errors import ConfigError
 
-_WORKER_ENVIRONMENT = {
-    "NO_ALBUMENTATIONS_UPDATE": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
 
 @contextmanager
 def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
@@ -38,8 +32,8 @@ def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         own = {"num_cpus": cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
-        ray.init(address=target, logging_level=logging.WARNING, runtime_env={"env_vars": _WORKER_ENVIRONMENT}, **own)
-    except ConnectionError as error:
+        ray.init(address=target, logging_level=logging.WARNING, **own)
+    except (ConnectionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"cluster.address: no Ray cluster answers at {target} ({reason})") from None
     try:

@@ -3,9 +3,10 @@
 Ray's annotations are those of Train's first version; what runs is the second, hence the ignored types.
 """
 
+import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import patchstore
 from swath import config as configuration
 from swath import loop, tracking
 from swath.config import Config
-from swath.console import Progress
+from swath.console import ReportLine
 from swath.context import Listener, Metrics, checkpoint_name, use_threads
 from swath.errors import ConfigError, SwathError, TrainingError
 from swath.ray_cluster import connected
@@ -47,6 +48,7 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
     with connected(config.cluster.address, cpus=max(os.cpu_count() or 1, workers * max(1, config.cluster.cpus))):
         cpus = config.cluster.cpus or max(1, int(_resource("CPU")) // workers)
         gpu = _use_gpu(config)
+        tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
         order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,
                       run_id=tracker.run_id)
         trainer = TorchTrainer(
@@ -73,11 +75,14 @@ def _resource(name: str) -> float:
 
 
 def _use_gpu(config: Config) -> bool:
-    """Whether workers take a GPU each. Raises ConfigError when one is asked for and the cluster has none."""
-    gpus = _resource("GPU")
-    if config.cluster.device == "cuda" and not gpus:
-        raise ConfigError("cluster.device is cuda, but the Ray cluster has no GPU; use --cluster.device auto")
-    return config.cluster.device != "cpu" and gpus >= config.cluster.workers
+    """Whether workers take a GPU each. Raises ConfigError when there are GPUs, or they are asked for, and too few."""
+    gpus, workers = int(_resource("GPU")), config.cluster.workers
+    if config.cluster.device == "cpu" or (config.cluster.device == "auto" and gpus == 0):
+        return False
+    if gpus < workers:
+        raise ConfigError(f"cluster.workers is {workers}, but the Ray cluster has {gpus} GPUs; use at most as many "
+                          "workers, or --cluster.device cpu")
+    return True
 
 
 def _reason(error: Exception) -> SwathError:
@@ -101,6 +106,16 @@ def _work(settings: dict[str, Any]) -> loop.Run:
     return loop.fit(config, patchstore.open(config.data.store), RayContext(order, config))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is, in a file, so that the next attempt can tell what it repeats. To the second."""
+
+    megapixels: float = 0.0
+    repeated: float = 0.0
+    """Megapixels that were seen again, over all attempts."""
+    restarts: int = 0
+
+
 class RayContext:
     """A worker of a Ray Train run."""
 
@@ -111,13 +126,13 @@ class RayContext:
         checkpoint = ray.train.get_checkpoint()
         self.resume = self.newest = Path(checkpoint.path) if checkpoint else None
         self._folder = Path(order.folder)
-        self._progress_file = self._folder / "progress"
-        self._noted = 0.0
+        self._progress_file, self._progress = self._folder / "progress.json", Progress()
+        self._noted_s = 0.0
         self._tracker: tracking.Tracker | None = None
         self._listeners: tuple[Listener, ...] = ()
         if self.rank == 0:
             self._tracker = tracking.MlflowTracker.attach(order.tracking_uri, order.run_id)
-            self._listeners = (tracking.reporter(self._tracker), Progress())
+            self._listeners = (tracking.reporter(self._tracker), ReportLine())
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """A barrier over all ranks; then rank 0 tells the listeners."""
@@ -132,19 +147,19 @@ class RayContext:
 
     def stop(self, megapixels: float) -> bool:
         """Never; but rank 0 notes how far the run is, so that work which has to be repeated can be told."""
-        if self._tracker is not None:
-            if self._noted == 0.0 and self.resume is not None:
-                self._note_repetition(megapixels)
-            if time.monotonic() - self._noted >= 1.0:
-                self._noted = time.monotonic()
-                _write(self._progress_file, f"{megapixels}")
+        if self._tracker is not None and time.monotonic() - self._noted_s >= 1.0:
+            if self._noted_s == 0.0 and self._progress_file.exists():
+                self._note_restart(self._tracker, megapixels)
+            self._noted_s = time.monotonic()
+            _write(self._progress_file, json.dumps(asdict(replace(self._progress, megapixels=megapixels))))
         return False
 
-    def _note_repetition(self, megapixels: float) -> None:
-        """Log the megapixels that the attempt before had seen beyond the checkpoint that this one starts from."""
-        assert self._tracker is not None
-        reached = float(self._progress_file.read_text()) if self._progress_file.exists() else megapixels
-        self._tracker.log({"repeated_megapixels": max(0.0, reached - megapixels)}, megapixels)
+    def _note_restart(self, tracker: tracking.Tracker, megapixels: float) -> None:
+        """Log that the attempt before was lost, and what it had seen beyond the place where this one begins."""
+        before = Progress(**json.loads(self._progress_file.read_text()))
+        repeated = before.repeated + max(0.0, before.megapixels - megapixels)
+        self._progress = Progress(megapixels=megapixels, repeated=repeated, restarts=before.restarts + 1)
+        tracker.log({"repeated_megapixels": repeated, "restarts": self._progress.restarts}, megapixels)
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from patchstore import CELL, Store
 from swath import metrics, predict
 from swath.config import Config
+from swath.errors import ConfigError
 from swath.predict import Forward, StoreReader
 from swath.split import Split, SplitName, class_pixels
 
@@ -40,9 +41,14 @@ class Region:
     stratum: int = 0
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows[1] - self.rows[0], self.cols[1] - self.cols[0]
+
+    @property
     def pixels(self) -> int:
         """Area."""
-        return (self.rows[1] - self.rows[0]) * (self.cols[1] - self.cols[0])
+        return self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,10 @@ class Protocol:
     def digest(self) -> str:
         """Twelve hexadecimal digits that stand for the protocol."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """The protocol as JSON, to see what differs between two."""
+        return json.dumps(asdict(self), indent=2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,6 +135,15 @@ def protocol(store: Store, split: Split, name: SplitName, config: Config) -> Pro
     return Protocol(split=name, cells=split.digest(), store=store.fingerprint, ignored=(store.ignore,),
                     classes=tuple(c.name for c, p in zip(store.classes, present_K, strict=True) if p),
                     overlap=config.score.overlap)
+
+
+def check_without(store: Store, config: Config) -> None:
+    """Raise ConfigError when `score.without` names a class that does not exist, or leaves none."""
+    names = [info.name for info in store.classes]
+    unknown = [name for name in config.score.without if name not in names]
+    if unknown or set(names) <= set(config.score.without):
+        raise ConfigError(f"score.without must be some of the classes {', '.join(names)}, got "
+                          f"{', '.join(config.score.without)}")
 
 
 def whole(store: Store, split: Split, name: SplitName) -> list[Region]:

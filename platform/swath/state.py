@@ -33,13 +33,16 @@ class State:
     counts_KK: NDArray[np.int64] | None = None
     """The final score's counts, once there are any."""
 
-    def save(self, config: Config, card: Card) -> tempfile.TemporaryDirectory[str]:
-        """Write a checkpoint to a temporary folder, which the caller removes when it has been copied."""
+    def save(self, config: Config, card: Card, trained: dict[str, torch.Tensor]) -> tempfile.TemporaryDirectory[str]:
+        """Write a checkpoint to a temporary folder, which the caller removes when it has been copied.
+
+        `trained`: the cells that are trained on, by their scene's fingerprint, so that they are known in any store.
+        """
         folder = tempfile.TemporaryDirectory(prefix="swath-checkpoint-")
         state: dict[str, Any] = {
             "net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "counts": None if self.counts_KK is None else torch.from_numpy(self.counts_KK),
+            "trained": trained, "counts": None if self.counts_KK is None else torch.from_numpy(self.counts_KK),
         }
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
@@ -51,8 +54,10 @@ class State:
         draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
         """
         saved = checkpoint.load(folder, device)
-        if (saved.config.patches, saved.config.model) != (config.patches, config.model):
-            raise CheckpointError(f"{folder}: a checkpoint of another configuration; start a new run")
+        changed = [name for name, value in _lasting(config).items() if _lasting(saved.config)[name] != value]
+        if changed:
+            raise CheckpointError(f"{folder}: a checkpoint of another configuration ({', '.join(changed)} differ); "
+                                  "start a new run")
         if saved.card.classes != card.classes or saved.card.fingerprint != card.fingerprint:
             raise CheckpointError(f"{folder}: a checkpoint of other data ({saved.card.store}); start a new run")
         self.net.load_state_dict(saved.state["net"])
@@ -60,6 +65,12 @@ class State:
         self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
         self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
         self.counts_KK = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
+
+
+def _lasting(config: Config) -> dict[str, Any]:
+    """The fields that may not change within a run, by name: all but where it runs and how it is recorded and cut."""
+    free = ("data.", "score.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep")
+    return {name: value for name, value in config.flat().items() if not name.startswith(free)}
 
 
 def optimiser(config: TrainConfig, net: torch.nn.Module) -> torch.optim.Optimizer:

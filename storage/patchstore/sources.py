@@ -105,6 +105,8 @@ def check_mask(mask: Path, image: Path, shape: tuple[int, int]) -> None:
 def _files(source: Path, pattern: str, what: str) -> list[Path]:
     if not source.is_dir():
         raise SourceError(f"{source}: is not a folder")
+    if not pattern or Path(pattern).is_absolute():
+        raise SourceError(f"{source}: the pattern of the {what}s must be relative to the folder, got {pattern!r}")
     found = sorted(path for path in source.glob(pattern)
                    if path.is_file() and not path.name.startswith(".") and not path.name.lower().endswith(_SIDECARS))
     if not found:
