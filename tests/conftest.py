@@ -1,5 +1,6 @@
 """What tests share: a small generated data set in a store, and where real imagery lies."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -57,3 +58,24 @@ def run_job(name: str, *arguments: object, timeout: float = 280) -> subprocess.C
 def job() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The function `run_job`."""
     return run_job
+
+
+@pytest.fixture
+def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+             ) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a job's entry point as `run_job` does, but in this process, which saves the seconds that imports take."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        from swath import cli
+
+        argv = [f"jobs/{name}.py", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        capfd.readouterr()
+        try:
+            cli.run(importlib.import_module(name).main)
+            code = 0
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        return subprocess.CompletedProcess(argv, code, *capfd.readouterr())
+
+    return run

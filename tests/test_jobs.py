@@ -98,9 +98,9 @@ def test_the_run_is_recorded_in_full(trained: dict, workdir: Path) -> None:  # t
     assert configuration.load(artifacts / "config.json").patches.size == 64
 
 
-def test_a_configuration_file_takes_the_place_of_a_recipe(job: Job, trained: dict, workdir: Path) -> None:  # type: ignore[type-arg]
+def test_a_configuration_file_takes_the_place_of_a_recipe(job_here: Job, trained: dict, workdir: Path) -> None:  # type: ignore[type-arg]
     file = Path(trained["checkpoint"]) / "config.json"
-    result = job("train", "--config", file, "--help")
+    result = job_here("train", "--config", file, "--help")
     assert result.returncode == 0
     assert "--patches.size INT" in result.stdout
     assert "(default: 64)" in result.stdout
@@ -124,9 +124,9 @@ def copy_of(dataset: Path, folder: Path) -> Path:
     (("evaluate", "/no/checkpoint"), ["/no/checkpoint", "not a whole checkpoint"]),
     (("train", "synthetic", "--train.seed", "-1"), ["train.seed must be 0 or more"]),
 ])
-def test_bad_arguments_are_one_message_and_exit_code_2(job: Job, arguments: tuple[str, ...], parts: list[str],
+def test_bad_arguments_are_one_message_and_exit_code_2(job_here: Job, arguments: tuple[str, ...], parts: list[str],
                                                        tmp_path: Path) -> None:
-    result = job(*arguments, "--workdir", tmp_path) if arguments[0] != "ingest" else job(*arguments)
+    result = job_here(*arguments, "--workdir", tmp_path) if arguments[0] != "ingest" else job_here(*arguments)
     _assert_refused(result, *parts)
 
 
@@ -141,16 +141,17 @@ def test_bad_arguments_are_one_message_and_exit_code_2(job: Job, arguments: tupl
     (("--score.without", "lava"), ["score.without", "lava"]),
     (("--cluster.address", "foo", "--cluster.workers", "2"), ["cluster.address", "foo"]),
 ])
-def test_settings_that_the_data_cannot_serve(job: Job, store_uri: str, option: tuple[str, ...], parts: list[str],
+def test_settings_that_the_data_cannot_serve(job_here: Job, store_uri: str, option: tuple[str, ...], parts: list[str],
                                              tmp_path: Path) -> None:
-    _assert_refused(job("train", "synthetic", "--data.store", store_uri, *option, "--workdir", tmp_path), *parts)
+    _assert_refused(job_here("train", "synthetic", "--data.store", store_uri, *option, "--workdir", tmp_path), *parts)
 
 
-def test_a_mask_of_another_size_is_refused_before_anything_is_written(job: Job, dataset: Path, tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: Job, dataset: Path,
+                                                                      tmp_path: Path) -> None:
     source = copy_of(dataset, tmp_path)
     mask = sorted((source / "masks").iterdir())[0]
     _write(mask, np.zeros((1, 100, 100), np.uint8))
-    result = job("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr")
+    result = job_here("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr")
     _assert_refused(result, mask.name, "100")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -173,40 +174,41 @@ def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job: Job, dat
     assert report["scenes"] == 6
 
 
-def test_a_scene_of_another_dtype_and_a_file_that_is_no_raster(job: Job, dataset: Path, tmp_path: Path) -> None:
+def test_a_scene_of_another_dtype_and_a_file_that_is_no_raster(job_here: Job, dataset: Path, tmp_path: Path) -> None:
     source = copy_of(dataset, tmp_path)
     image = sorted((source / "images").iterdir())[0]
     _write(image, np.zeros((3, 320, 320), np.uint16))
-    _assert_refused(job("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"),
+    _assert_refused(job_here("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"),
                     image.name, "uint16", "uint8")
     image.write_bytes(b"not a raster")
-    _assert_refused(job("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"),
+    _assert_refused(job_here("ingest", "synthetic", "--data.source", source, "--data.store", tmp_path / "s.zarr"),
                     image.name)
 
 
-def test_a_scene_that_the_model_cannot_read(job: Job, trained: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_a_scene_that_the_model_cannot_read(job_here: Job, trained: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
     four = tmp_path / "four.tif"
     _write(four, np.zeros((4, 80, 80), np.uint8))
-    _assert_refused(job("predict", trained["checkpoint"], four, tmp_path / "map.tif"), "four.tif", "4", "3")
-    _assert_refused(job("predict", trained["checkpoint"], tmp_path / "no.tif", tmp_path / "map.tif"), "no.tif")
+    _assert_refused(job_here("predict", trained["checkpoint"], four, tmp_path / "map.tif"), "four.tif", "4", "3")
+    _assert_refused(job_here("predict", trained["checkpoint"], tmp_path / "no.tif", tmp_path / "map.tif"), "no.tif")
     assert not (tmp_path / "map.tif").exists()
 
 
-def test_a_map_never_takes_the_place_of_its_source(job: Job, trained: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_a_map_never_takes_the_place_of_its_source(job_here: Job, trained: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
     for source, output in (("a.tif", "a.tif"), ("a.png", "a.tif"), ("a.tif", "b.png")):
         _write(tmp_path / source, np.ones((3, 80, 80), np.uint8))
         before = (tmp_path / source).read_bytes()
-        _assert_refused(job("predict", trained["checkpoint"], tmp_path / source, tmp_path / output), output)
+        _assert_refused(job_here("predict", trained["checkpoint"], tmp_path / source, tmp_path / output), output)
         assert (tmp_path / source).read_bytes() == before
 
 
-def test_a_folder_that_is_no_store_and_a_store_of_another_version(job: Job, store_uri: str, tmp_path: Path) -> None:
-    _assert_refused(job("train", "synthetic", "--data.store", tmp_path, "--workdir", tmp_path), str(tmp_path))
+def test_a_folder_that_is_no_store_and_a_store_of_another_version(job_here: Job, store_uri: str,
+                                                                  tmp_path: Path) -> None:
+    _assert_refused(job_here("train", "synthetic", "--data.store", tmp_path, "--workdir", tmp_path), str(tmp_path))
     other = Path(shutil.copytree(store_uri, tmp_path / "other.zarr"))
     root = json.loads((other / "zarr.json").read_text())
     root["attributes"]["patchstore"]["format"] = 99
     (other / "zarr.json").write_text(json.dumps(root))
-    _assert_refused(job("train", "synthetic", "--data.store", other, "--workdir", tmp_path), "other.zarr", "99")
+    _assert_refused(job_here("train", "synthetic", "--data.store", other, "--workdir", tmp_path), "other.zarr", "99")
 
 
 def _write(path: Path, bands: np.ndarray) -> None:  # type: ignore[type-arg]
