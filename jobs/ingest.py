@@ -21,7 +21,8 @@ class Arguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     json: bool = False
-    """Print one JSON object as the last line: scenes, pixels, classes (fraction of all pixels), ignored, rejected."""
+    """Print one JSON object as the last line: scenes, pixels, classes (fraction of all pixels), ignored (pixels),
+    ignored_values (the same by value), rejected (reasons)."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
     report = ingest.run(arguments.config.data, partial(ray_ingest.spread, address=arguments.config.cluster.address))
     Console().print(console.ingest_table(report))
-    cli.finish(arguments.json, {**asdict(report), "classes": report.fractions})
+    cli.finish(arguments.json, {**asdict(report), "classes": report.fractions, "ignored": report.ignored})
     report.check()
 
 

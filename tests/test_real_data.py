@@ -34,8 +34,8 @@ def test_dubai_is_ingested_whole(dubai: tuple[ingest.Report, patchstore.Store]) 
     assert (report.scenes, report.rejected) == (72, ())
     assert report.pixels == 99_032_243
     assert report.fractions == pytest.approx(DUBAI, abs=5e-6)
-    assert report.ignored.keys() == {"#000000"}
-    assert report.ignored["#000000"] / report.pixels == pytest.approx(0.00558, abs=5e-6)
+    assert report.ignored_values.keys() == {"#000000"}
+    assert report.ignored / report.pixels == pytest.approx(0.00558, abs=5e-6)
 
 
 def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[ingest.Report, patchstore.Store]) -> None:

@@ -47,6 +47,6 @@ def ingest_table(report: Report) -> Table:
     table.add_column("share", justify="right")
     for name, pixels in report.class_pixels.items():
         table.add_row(name, f"{pixels:,}", f"{report.fractions[name]:.5f}")
-    for value, pixels in report.ignored.items():
+    for value, pixels in report.ignored_values.items():
         table.add_row(f"ignored {value}", f"{pixels:,}", f"{pixels / max(1, report.pixels):.5f}")
     return table

@@ -46,7 +46,7 @@ class Report:
     """Scenes that were in the store already, unchanged."""
     pixels: int
     class_pixels: dict[str, int]
-    ignored: dict[str, int]
+    ignored_values: dict[str, int]
     """Ignored pixels by the value that they have in the mask."""
     rejected: tuple[str, ...]
     """Why scenes were refused."""
@@ -56,6 +56,11 @@ class Report:
         if self.rejected:
             first = f"{len(self.rejected)} scenes were refused; {self.store} is without them, or has them as before:"
             raise SourceError("\n".join([first, *self.rejected]))
+
+    @property
+    def ignored(self) -> int:
+        """Pixels that carry no label."""
+        return sum(self.ignored_values.values())
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -90,7 +95,7 @@ def run(data: DataConfig, spread: Spread) -> Report:
         ignored.update(scene.ignored)
     return Report(
         store=uri, scenes=len(done), skipped=sum(scene.skipped for scene in done),
-        pixels=sum(scene.pixels for scene in done), ignored=dict(ignored), rejected=tuple(sorted(rejected)),
+        pixels=sum(scene.pixels for scene in done), ignored_values=dict(ignored), rejected=tuple(sorted(rejected)),
         class_pixels={c.name: sum(scene.class_pixels[i] for scene in done) for i, c in enumerate(classes)})
 
 
