@@ -1,6 +1,7 @@
 """Configurations: round trip, refusals, and the command line."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -67,3 +68,16 @@ def test_a_recipe_is_overridden_by_the_command_line() -> None:
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean dubai"):
         cli.read_configured(lambda c: _Arguments(config=c), ["dubay"])
+
+
+def test_recipes_come_from_any_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_recipes.py").write_text(
+        "from __future__ import annotations\n"
+        "from swath.config import Config, PatchesConfig\n"
+        "def mine() -> Config:\n    return Config(patches=PatchesConfig(size=96))\n"
+        "def no_recipe() -> int:\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    read = cli.read_configured(lambda c: _Arguments(config=c), ["mine", "--recipes", "my_recipes"])
+    assert read.config.patches.size == 96
+    with pytest.raises(ConfigError, match="there are: mine"):
+        cli.read_configured(lambda c: _Arguments(config=c), ["no_recipe", "--recipes", "my_recipes"])
