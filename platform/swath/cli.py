@@ -52,7 +52,7 @@ def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
         config = Config()
     else:
         raise ConfigError(f"name a recipe ({', '.join(recipes)}) or give --config FILE; --help shows every field")
-    about = [f"  {name}: {(make.__doc__ or 'no description').strip().splitlines()[0]}" for name, make in recipes.items()]
+    about = [f"  {name}: {(make.__doc__ or 'undescribed').strip().splitlines()[0]}" for name, make in recipes.items()]
     usage = "\n".join(["RECIPE [--config FILE] [--recipes MODULE]", "", "recipes:", *about])
     default = arguments(config)
     return read(type(default), rest, usage, default)
