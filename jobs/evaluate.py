@@ -5,14 +5,10 @@ python jobs/evaluate.py RUN [--data.store URI] --split test [--json]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
 from swath import apply, cli, console
-from swath.context import DeviceName
 from swath.split import SplitName
 
 
@@ -25,27 +21,12 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Track:
-    """Where runs are recorded."""
-
-    uri: str = ""
-    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or the SQLite file in the working directory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(cli.ModelArguments):
     """Arguments of the job."""
 
-    run: Annotated[str, tyro.conf.Positional]
-    """MLflow run id, or a checkpoint folder."""
     data: Data = field(default_factory=Data)
     split: SplitName = "val"
     """Split to score."""
-    device: DeviceName = "auto"
-    """Device; auto takes a GPU where there is one."""
-    workdir: Path = Path("runs")
-    """Folder of the default tracking store, in which RUN is looked up."""
-    track: Track = field(default_factory=Track)
     json: bool = False
     """Print one JSON object as the last line: miou, iou, confusion, pixels, ignored, protocol."""
 

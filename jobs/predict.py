@@ -4,7 +4,7 @@ python jobs/predict.py RUN INPUT OUTPUT.tif [--json]
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,32 +12,16 @@ import tyro
 from rich.console import Console
 
 from swath import apply, cli
-from swath.context import DeviceName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Track:
-    """Where runs are recorded."""
-
-    uri: str = ""
-    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or the SQLite file in the working directory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(cli.ModelArguments):
     """Arguments of the job."""
 
-    run: Annotated[str, tyro.conf.Positional]
-    """MLflow run id, or a checkpoint folder."""
     input: Annotated[Path, tyro.conf.Positional]
     """Raster to predict; it need not be in a store."""
     output: Annotated[Path, tyro.conf.Positional]
     """GeoTIFF to write."""
-    device: DeviceName = "auto"
-    """Device; auto takes a GPU where there is one."""
-    workdir: Path = Path("runs")
-    """Folder of the default tracking store, in which RUN is looked up."""
-    track: Track = field(default_factory=Track)
     json: bool = False
     """Print one JSON object as the last line: output, quicklook, shape, classes (pixels of each), nodata."""
 

@@ -6,17 +6,40 @@ import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 import tyro
 
 from patchstore import PatchstoreError
 from swath import config as configuration
 from swath.config import Config
+from swath.context import DeviceName
 from swath.errors import ConfigError, SwathError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """Where runs are recorded."""
+
+    uri: str = ""
+    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or the SQLite file in the working directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """What jobs that apply a trained model have in common."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """MLflow run id, or a checkpoint folder."""
+    device: DeviceName = "auto"
+    """Device; auto takes a GPU where there is one."""
+    workdir: Path = Path("runs")
+    """Folder of the default tracking store, in which RUN is looked up."""
+    track: Track = field(default_factory=Track)
 
 
 class _Configured(Protocol):
