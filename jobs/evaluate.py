@@ -22,7 +22,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(cli.ModelArguments):
-    """Arguments of the job."""
+    """Score a model on whole scenes of a split."""
 
     data: Data = field(default_factory=Data)
     split: SplitName = "val"

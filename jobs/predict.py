@@ -16,11 +16,11 @@ from swath import apply, cli
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(cli.ModelArguments):
-    """Arguments of the job."""
+    """Apply a model to a scene file: a Cloud-Optimised GeoTIFF, and a PNG beside it to look at."""
 
-    input: Annotated[Path, tyro.conf.Positional]
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """Raster to predict; it need not be in a store."""
-    output: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """GeoTIFF to write."""
     json: bool = False
     """Print one JSON object as the last line: output, quicklook, shape, classes (pixels of each), nodata."""

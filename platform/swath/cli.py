@@ -33,7 +33,7 @@ class Track:
 class ModelArguments:
     """What jobs that apply a trained model have in common."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """MLflow run id, or a checkpoint folder."""
     device: DeviceName = "auto"
     """Device; auto takes a GPU where there is one."""
