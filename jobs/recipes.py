@@ -45,7 +45,7 @@ def dubai() -> Config:
         split=SplitConfig(val=("tile_2", "tile_3"), test=("tile_1", "tile_6")),
         patches=PatchesConfig(size=256, scales=(2.0,), stride=128),
         augment=AugmentConfig(brightness=0.2, contrast=0.2),
-        model=ModelConfig(arch="unet", encoder="resnet18", norm="group"),  # tiles differ in light: no shared statistics
+        model=ModelConfig(arch="unet", encoder="resnet18"),
         loss=LossConfig(cross_entropy=1.0, dice=0.5),
         train=TrainConfig(megapixels=80, batch=8, lr=1e-3, report_every=20),
         score=ScoreConfig(without=("unlabeled",)),
