@@ -97,7 +97,8 @@ def test_two_workers_train_and_are_recorded(undisturbed: experiment.Outcome) -> 
 
 def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tmp_path: Path) -> None:
     config = two_workers(store_uri)
-    config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2))
+    config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
+                     data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = experiment.train(config, tmp_path)
     score = apply.evaluate(str(outcome.run.checkpoint), "val", workdir=tmp_path, device="cpu")
     np.testing.assert_array_equal(score.counts_KK, outcome.run.counts_KK)

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ def train(config: Config, workdir: Path) -> Outcome:
     """
     began, workdir = time.perf_counter(), workdir.resolve()
     store = open_store(config)
+    config = _placed(config, store)
     split = splits.divide(store, config.split)
     costs = _check(config, store, split)
     location = tracking.prepare(workdir, config.track.uri)
@@ -79,6 +80,14 @@ def open_store(config: Config) -> Store:
     if not config.data.store:
         raise ConfigError("data.store: no store is named; give --data.store URI (jobs/ingest.py makes one)")
     return patchstore.open(config.data.store)
+
+
+def _placed(config: Config, store: Store) -> Config:
+    """The configuration with absolute paths: workers, and whoever reads the record, have other working directories."""
+    weights = config.model.weights
+    if weights not in ("none", "imagenet"):
+        weights = str(Path(weights).resolve())
+    return replace(config, data=replace(config.data, store=store.uri), model=replace(config.model, weights=weights))
 
 
 def run_name(config: Config) -> str:

@@ -101,7 +101,7 @@ def run(data: DataConfig, spread: Spread) -> Report:
 
 def sources(data: DataConfig) -> list[SceneSource]:
     """The scenes of a source folder, by the configured adapter. Raises SourceError."""
-    folder = Path(data.source)
+    folder = Path(data.source).resolve()  # a task may run with another working directory
     if data.adapter == "tiles":
         return patchstore.find_tiles(folder)
     return patchstore.find_folder(folder, data.images, data.masks, data.group)
