@@ -142,6 +142,16 @@ def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> 
             checkpoint.load(copy)
 
 
+def test_the_newest_checkpoint_is_a_whole_one(finished: loop.Run, tmp_path: Path) -> None:
+    assert finished.checkpoint is not None
+    shutil.copytree(finished.checkpoint, tmp_path / "kpx000000000001")
+    torn = Path(shutil.copytree(finished.checkpoint, tmp_path / "kpx000000000002"))
+    (torn / "state.pt").write_bytes((torn / "state.pt").read_bytes()[:-1])
+    assert checkpoint.newest(tmp_path) == tmp_path / "kpx000000000001"
+    shutil.rmtree(tmp_path / "kpx000000000001")
+    assert checkpoint.newest(tmp_path) is None
+
+
 @pytest.mark.parametrize("other", [
     replace(TINY, patches=PatchesConfig(size=96)),
     replace(TINY, train=replace(TINY.train, batch=4)),

@@ -16,6 +16,7 @@ from swath import split as splits
 from swath.checkpoint import Checkpoint
 from swath.context import DeviceName, choose_device, use_threads
 from swath.errors import CheckpointError, DataError
+from swath.predict import Forward
 from swath.score import Score
 from swath.split import Split, SplitName
 
@@ -55,9 +56,7 @@ def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_
     labels = splits.divide(store, config.split)
     if split != "train":
         _refuse_trained_ground(store, labels, split, trained.state["trained"])
-    use_threads(config.cluster.cpus)
-    place = choose_device(device)
-    forward = predict.network_forward(trained.network(place), predict.precision(config.train.precision, place))
+    forward, place = _ready(trained, device)
     result = score.evaluate(store, labels, split, forward, config, place)
     if run_id is not None and split == "test" and store.fingerprint == card.fingerprint:
         tracker = tracking.MlflowTracker.attach(tracking.prepare(workdir, uri).uri, run_id)
@@ -65,6 +64,14 @@ def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_
                     trained.state["megapixels"])
         tracker.tags({"swath.protocol.test": result.protocol.digest()})
     return result
+
+
+def _ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.device]:
+    """The model's forward pass and the device that it runs on, with the threads of its training: the same bytes."""
+    use_threads(trained.config.cluster.cpus)
+    place = choose_device(device)
+    precision = predict.precision(trained.config.train.precision, place)
+    return predict.network_forward(trained.network(place), precision), place
 
 
 def _refuse_trained_ground(store: Store, labels: Split, split: SplitName, trained: Mapping[str, torch.Tensor]) -> None:
@@ -107,9 +114,7 @@ def predict_file(run: str, source: Path, output: Path, *, workdir: Path, uri: st
     trained, _ = find(run, workdir, uri)
     config, card = trained.config, trained.card
     reader = RasterFile(source, bands=card.bands, dtype=np.dtype(card.dtype))
-    use_threads(config.cluster.cpus)
-    place = choose_device(device)
-    forward = predict.network_forward(trained.network(place), predict.precision(config.train.precision, place))
+    forward, place = _ready(trained, device)
     blended = predict.blend_scales(
         reader, forward, classes=len(card.classes), size=config.patches.size, scales=config.patches.scales,
         overlap=config.score.overlap, batch=predict.batch_size(config.patches.size), device=place)

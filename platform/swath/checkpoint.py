@@ -77,7 +77,7 @@ def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> Non
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint below a run's folder; their names sort by age."""
-    return max((path.parent for path in folder.glob("*/manifest.json")), default=None)
+    return next((path for path in sorted(folder.glob("*/"), reverse=True) if not _damage(path)), None)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -85,15 +85,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
 
     Raises CheckpointError when it is missing, incomplete or damaged.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a whole checkpoint (manifest.json: {error}); "
-                              "give a run's id or a checkpoint folder") from None
-    for name in _FILES:
-        if not (folder / name).is_file() or _digest(folder / name) != manifest.get(name):
-            raise CheckpointError(f"{folder}: {name} is missing or differs from what was written; "
-                                  "use another checkpoint of the run")
+    if damage := _damage(folder):
+        raise CheckpointError(f"{folder}: not a whole checkpoint ({damage}); give a run's id or another folder")
     try:
         card = TypeAdapter(Card).validate_json((folder / "card.json").read_text())
     except ValidationError as error:
@@ -101,6 +94,16 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
                               "was it written by another version?") from None
     state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
     return Checkpoint(config=configuration.load(folder / "config.json"), card=card, state=state)
+
+
+def _damage(folder: Path) -> str:
+    """What keeps a folder from being a whole checkpoint; empty for one that is."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        return f"manifest.json: {error}"
+    wrong = [name for name in _FILES if not (folder / name).is_file() or _digest(folder / name) != manifest.get(name)]
+    return f"{', '.join(wrong)} missing, or not as written" if wrong else ""
 
 
 def _digest(path: Path) -> dict[str, Any]:

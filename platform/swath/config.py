@@ -294,7 +294,7 @@ class ClusterConfig(Section):
     address: str = ""
     """Ray cluster to use; empty: $RAY_ADDRESS, or a cluster of its own on this machine."""
     restarts: int = 2
-    """How often a run goes on from its checkpoint after it lost a worker."""
+    """How often a run goes on from its checkpoint after a worker was lost or failed."""
     readers: int = 2
     """Threads that read and augment patches ahead, for each worker; 0: none."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import patchstore
 from patchstore import Store
@@ -70,7 +71,7 @@ def train(config: Config, workdir: Path) -> Outcome:
         if run.counts_KK is None:
             raise TrainingError(f"the run was stopped at {run.megapixels:.3f} Mpx, before its end; its checkpoint is "
                                 f"{run.checkpoint}")
-        _draw(config, store, split, run, tracker)
+        _draw(config, store, split, run, run.counts_KK, tracker)
     return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began,
                    score=score.score_of(store, split, "val", config, run.counts_KK))
 
@@ -146,14 +147,14 @@ def _check(config: Config, store: Store, split: Split) -> dict[str, float]:
             "plan/patches": len(plan), "plan/megapixels": plan.megapixels}
 
 
-def _draw(config: Config, store: Store, split: Split, run: loop.Run, tracker: Tracker) -> None:
+def _draw(config: Config, store: Store, split: Split, run: loop.Run, counts_KK: NDArray[np.int64], tracker: Tracker
+          ) -> None:
     """Pictures of a run, as artifacts: curves, confusion matrix, and a sheet of predictions."""
     names = [info.name for info in store.classes]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pictures.curves(run.history, folder / "curves.png")
-        if run.counts_KK is not None:
-            pictures.confusion(run.counts_KK, names, folder / "confusion.png")
+        pictures.confusion(counts_KK, names, folder / "confusion.png")
         _draw_sheet(config, store, split, run, folder / "predictions.png")
         for path in sorted(folder.iterdir()):
             tracker.artifact(path)

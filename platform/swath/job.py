@@ -124,9 +124,8 @@ class Job:
                                                      * 1e6 / self.config.patches.size**2)))
         ids = np.linspace(0, len(self.val_plan) - 1, count).round().astype(np.int64)
         mine = ids[self.context.rank :: self.context.world_size]
-        totals = torch.stack([self.loss.totals(labels) for _, labels in self._validation(mine)]
-                             or [torch.zeros_like(self.loss.totals(torch.empty(0, 1, 1, dtype=torch.uint8)))]).sum(0)
-        totals = self.sum_over_ranks(totals)
+        nothing = self.loss.totals(torch.empty(0, 1, 1, dtype=torch.uint8))  # a rank may have no patch
+        totals = self.sum_over_ranks(sum((self.loss.totals(labels) for _, labels in self._validation(mine)), nothing))
         loss = torch.zeros(1, dtype=torch.float64)
         for images_NSBHW, labels_NHW in self._validation(mine):
             with self.autocast():

@@ -69,7 +69,7 @@ class State:
 
 def _lasting(config: Config) -> dict[str, Any]:
     """The fields that may not change within a run, by name: all but where it runs and how it is recorded and cut."""
-    free = ("data.", "score.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep")
+    free = ("data.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep")
     return {name: value for name, value in config.flat().items() if not name.startswith(free)}
 
 
