@@ -25,6 +25,7 @@ from swath.config import (
 )
 from swath.context import LocalContext, Metrics
 from swath.errors import CheckpointError, DataError, TrainingError
+from swath.state import State, ema_decay
 
 CPU = torch.device("cpu")
 TINY = Config(
@@ -32,7 +33,7 @@ TINY = Config(
     augment=AugmentConfig(rotate=10),
     model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
     loss=LossConfig(cross_entropy=1, dice=1),
-    train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5),
+    train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5, ema=0.05),
     cluster=ClusterConfig(readers=1),
 )
 
@@ -97,6 +98,30 @@ def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_pat
     assert resumed.history[-1]["val/miou"] == finished.history[-1]["val/miou"]
     assert resumed.history[-1]["val/loss"] == pytest.approx(finished.history[-1]["val/loss"], rel=1e-6)
     np.testing.assert_array_equal(resumed.counts_KK, finished.counts_KK)
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+def test_the_moving_average_has_a_half_life_in_megapixels(batch: int) -> None:
+    config, step_megapixels = replace(TINY.train, ema=1.0, batch=batch), batch * 64 * 64 / 1e6
+    zero, one = (torch.nn.Sequential(torch.nn.BatchNorm2d(1)) for _ in range(2))
+    for net, value in ((zero, 0.0), (one, 1.0)):
+        for tensor in net.state_dict().values():
+            tensor.fill_(value)
+    state = State(net=one, average=zero, optimiser=torch.optim.SGD(one.parameters()))  # type: ignore[arg-type]
+    steps = round(1 / step_megapixels)
+    for step in range(10_000, 10_000 + steps):
+        state.follow(ema_decay(config, step, step_megapixels))
+    for name, tensor in zero.state_dict().items():  # buffers too; a counter is copied
+        assert float(tensor) == pytest.approx(1 if name.endswith("tracked") else 0.5, abs=0.01)
+    assert ema_decay(config, 0, step_megapixels) == 0.1
+
+
+def test_the_moving_average_is_what_is_used(finished: loop.Run) -> None:
+    assert finished.checkpoint is not None
+    saved = checkpoint.load(finished.checkpoint)
+    used = saved.network(CPU).state_dict()
+    assert all(torch.equal(used[name], tensor) for name, tensor in saved.state["average"].items())
+    assert any(not torch.equal(used[name], tensor) for name, tensor in saved.state["net"].items())
 
 
 def test_cutting_the_batch_does_not_change_the_losses(finished: loop.Run, store: Store, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Checkpoint:
         flat_B = np.zeros(self.card.bands), np.ones(self.card.bands)
         net = models.build(bare, bands=self.card.bands, classes=len(self.card.classes), mean_B=flat_B[0],
                            std_B=flat_B[1])
-        net.load_state_dict(self.state["net"])
+        net.load_state_dict(self.state.get("average") or self.state["net"])
         return net.to(device).eval()
 
 

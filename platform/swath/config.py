@@ -240,6 +240,9 @@ class TrainConfig(Section):
     """Learning rate after the warm-up: constant, or a cosine to 0 at the end."""
     warmup: float = 0.05
     """Share of the run in which the learning rate rises linearly from 0."""
+    ema: float = 0.0
+    """Half-life, in megapixels seen, of an exponential moving average of the weights, which is then what is scored and
+    kept for use; 0: none."""
     clip: float = 1.0
     """Largest norm of the gradient; 0: not clipped."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -260,6 +263,7 @@ class TrainConfig(Section):
         _check(0 < self.lr < math.inf, "train.lr", "above 0", self.lr)
         _check(self.weight_decay >= 0, "train.weight_decay", "0 or more", self.weight_decay)
         _check(0 <= self.warmup < 1, "train.warmup", "from 0 to below 1", self.warmup)
+        _check(0 <= self.ema < math.inf, "train.ema", "0 or more", self.ema)
         _check(self.clip >= 0, "train.clip", "0 or more", self.clip)
         _check(self.report_every >= 0, "train.report_every", "0 or more", self.report_every)
 
@@ -306,15 +310,33 @@ class ClusterConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(Section):
-    """A search over configurations."""
+    """A search over configurations. Lengths are counted in megapixels seen."""
 
     trials: int = 20
     """Configurations to try."""
+    space: tuple[str, ...] = (
+        "model.arch=unet|fpn|deeplabv3plus", "model.encoder=resnet18|resnet50|efficientnet-b0|tu-mobilenetv3_large_100",
+        "loss.focal=0..1", "loss.dice=0..1", "loss.jaccard=0..1", "loss.class_weights=none|sqrt",
+        "patches.size=128|256|512", "patches.scales=1|2|4|1,2", "train.lr=3e-4..3e-3:log")
+    """What varies, each as FIELD=A|B|C, FIELD=LOW..HIGH or FIELD=LOW..HIGH:log; a field of several values has them with
+    commas (patches.scales=1|1,2). With another patch size the batch stays constant in pixels."""
+    megapixels: float = 0.0
+    """Length of a trial that is not stopped; 0: the run's own length."""
+    grace: float = 0.0
+    """Length that every trial is given before it may be stopped; 0: a ninth of the longest."""
+    reduction: float = 3.0
+    """At grace, and at every length so many times the last, the best one in so many goes on."""
+    concurrent: int = 0
+    """Trials at once; 0: as many as there are GPUs for, or else one a core and at most 4."""
     seed: int = 0
     """Seed of the searcher."""
 
     def __post_init__(self) -> None:
         _check(self.trials >= 1, "search.trials", "1 or more", self.trials)
+        for name in ("megapixels", "grace"):
+            _check(0 <= getattr(self, name) < math.inf, f"search.{name}", "0 or more", getattr(self, name))
+        _check(1 < self.reduction < math.inf, "search.reduction", "above 1", self.reduction)
+        _check(self.concurrent >= 0, "search.concurrent", "0 or more", self.concurrent)
         _check(self.seed >= 0, "search.seed", "0 or more", self.seed)
 
 

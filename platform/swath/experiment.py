@@ -7,10 +7,11 @@ always ends with a true status: FINISHED, FAILED with the reason, or KILLED.
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from swath import split as splits
 from swath.augment import Augment
 from swath.config import Config
 from swath.console import ReportLine
-from swath.context import LocalContext, choose_device, use_threads
+from swath.context import Listener, LocalContext, choose_device, use_threads
 from swath.errors import ConfigError, TrainingError
 from swath.split import Split
 from swath.tracking import Tracker
@@ -41,30 +42,47 @@ class Outcome:
     seconds: float
 
 
-def train(config: Config, workdir: Path) -> Outcome:
+class Fit(Protocol):
+    """How the loop is run, and where."""
+
+    def __call__(self, config: Config, store: Store, folder: Path, tracker: Tracker, uri: str, /) -> loop.Run:
+        """Run the loop, with checkpoints in `folder`, its reports going to `tracker` of the tracking store `uri`."""
+
+
+def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None) -> Outcome:
     """Train, score and record one model; checkpoints and the default tracking store lie below `workdir`.
 
     Raises ConfigError, DataError or a PatchstoreError before anything is started where the configuration, the store or
     the tracking store cannot serve, and TrainingError when the run itself fails.
     """
     began, workdir = time.perf_counter(), workdir.resolve()
-    store = open_store(config)
-    config = _placed(config, store)
-    split = splits.divide(store, config.split)
-    costs = _check(config, store, split)
+    config, store = placed(config)
+    costs = check(config, store)
     location = tracking.prepare(workdir, config.track.uri)
-    (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
     tracker = tracking.MlflowTracker.start(
         location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
-        artifact_location=location.artifact_location, params=config.flat(), tags=_tags(config, store, split))
+        artifact_location=location.artifact_location, params=config.flat(), tags=tags or {})
+    run, result = record(config, store, workdir, tracker, location, fit, costs)
+    return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began, score=result)
+
+
+def record(config: Config, store: Store, workdir: Path, tracker: Tracker, location: tracking.Location, fit: Fit,
+           costs: Mapping[str, float]) -> tuple[loop.Run, score.Score]:
+    """Train, score and draw what a record has been begun for, and end that; an interrupted one goes on.
+
+    The configuration is one that was placed and checked, which gave its costs.
+    Raises TrainingError when the run fails, and what the loop raises.
+    """
     with ended_truly(tracker):
+        split = splits.divide(store, config.split)
+        tracker.tags(_tags(config, store, split))
         tracker.text(config.to_json(), "config.json")
         tracker.text(score.protocol(store, split, "val", config).to_json(), "protocol.json")
         tracker.log(costs, 0.0)
-        folder = workdir / "checkpoints" / tracker.run_id
-        folder.mkdir()
+        folder = checkpoints(workdir, tracker.run_id)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            run = _fit(config, store, folder, tracker, location.uri)
+            run = fit(config, store, folder, tracker, location.uri)
         finally:  # what a failed run has saved can still be used
             if newest := checkpoint.newest(folder):
                 tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
@@ -72,8 +90,12 @@ def train(config: Config, workdir: Path) -> Outcome:
             raise TrainingError(f"the run was stopped at {run.megapixels:.3f} Mpx, before its end; its checkpoint is "
                                 f"{run.checkpoint}")
         _draw(config, store, split, run, run.counts_KK, tracker)
-    return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began,
-                   score=score.score_of(store, split, "val", config, run.counts_KK))
+        return run, score.score_of(store, split, "val", config, run.counts_KK)
+
+
+def checkpoints(workdir: Path, run_id: str) -> Path:
+    """The folder of a run's checkpoints."""
+    return workdir / "checkpoints" / run_id
 
 
 def open_store(config: Config) -> Store:
@@ -83,12 +105,14 @@ def open_store(config: Config) -> Store:
     return patchstore.open(config.data.store)
 
 
-def _placed(config: Config, store: Store) -> Config:
-    """The configuration with absolute paths: workers, and whoever reads the record, have other working directories."""
-    weights = config.model.weights
+def placed(config: Config) -> tuple[Config, Store]:
+    """The configuration with absolute paths (workers, and whoever reads the record, have other working directories),
+    and its store. Raises what `open_store` does."""
+    store, weights = open_store(config), config.model.weights
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).resolve())
-    return replace(config, data=replace(config.data, store=store.uri), model=replace(config.model, weights=weights))
+    config = replace(config, data=replace(config.data, store=store.uri), model=replace(config.model, weights=weights))
+    return config, store
 
 
 def run_name(config: Config) -> str:
@@ -111,17 +135,22 @@ def ended_truly(tracker: Tracker) -> Iterator[None]:
     tracker.end("FINISHED")
 
 
-def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+def fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
     """Run the loop: in this process for one worker, by Ray Train for several."""
     if config.cluster.workers > 1 or config.cluster.address:
         from swath import ray_train  # only here: a run of one worker needs no Ray
 
         return ray_train.train(config, folder, tracker, uri)
+    return fit_here(config, store, folder, tracker, ReportLine())
+
+
+def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, listener: Listener) -> loop.Run:
+    """Run the loop in this process, from the newest checkpoint in its folder where there is one."""
     use_threads(config.cluster.cpus)
     device = choose_device(config.cluster.device)
     tracker.tags({"swath.device": device.type})
-    context = LocalContext(folder, device, keep=config.train.keep,
-                           listeners=(tracking.reporter(tracker), ReportLine()))
+    context = LocalContext(folder, device, keep=config.train.keep, resume=checkpoint.newest(folder),
+                           listeners=(tracking.reporter(tracker), listener))
     return loop.fit(config, store, context)
 
 
@@ -131,20 +160,27 @@ def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
             "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
 
 
-def _check(config: Config, store: Store, split: Split) -> dict[str, float]:
-    """Raise what is wrong with a configuration ahead of its run; returns what is known of its cost."""
-    models.check(config.model)
+def check(config: Config, store: Store) -> dict[str, float]:
+    """What is known of a run's cost ahead of it. Raises ConfigError or DataError for what is wrong with it."""
+    split = splits.divide(store, config.split)
+    check_parts(config, store, split)
     plan = patches.plan(store, config, "train", labels=split)
-    patches.plan(store, config, "val", labels=split)
-    Augment(config.augment, store.dtype)
-    score.check_without(store, config)
-    if config.cluster.workers == 1 and not config.cluster.address:
-        choose_device(config.cluster.device)
     net = models.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
                        std_B=np.ones(store.bands), dtype=store.dtype)
     cost = models.cost(net, config.patches.size, store.bands)
     return {"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
             "plan/patches": len(plan), "plan/megapixels": plan.megapixels}
+
+
+def check_parts(config: Config, store: Store, split: Split) -> None:
+    """Raise ConfigError or DataError for what is seen to be wrong with a configuration without building its network."""
+    models.check(config.model)
+    patches.plan(store, config, "train", labels=split)
+    patches.plan(store, config, "val", labels=split)
+    Augment(config.augment, store.dtype)
+    score.check_without(store, config)
+    if config.cluster.workers == 1 and not config.cluster.address:
+        choose_device(config.cluster.device)
 
 
 def _draw(config: Config, store: Store, split: Split, run: loop.Run, counts_KK: NDArray[np.int64], tracker: Tracker

@@ -7,6 +7,7 @@ the context names a checkpoint, everything that changes from it.
 import math
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from swath.checkpoint import Card
 from swath.config import Config
 from swath.context import Context
 from swath.loader import Loader
+from swath.patches import PatchPlan
 from swath.state import State, optimiser
 
 
@@ -42,8 +44,7 @@ class Job:
                              rank=context.rank, world_size=context.world_size,
                              augment=Augment(config.augment, store.dtype), readers=config.cluster.readers)
         self.step_megapixels = config.train.batch * config.patches.size**2 / 1e6
-        length = config.train.megapixels or config.train.epochs * self.plan.megapixels
-        self.steps = max(1, math.ceil(length / self.step_megapixels - 1e-9))
+        self.steps = max(1, math.ceil(length(config, self.plan) / self.step_megapixels - 1e-9))
         self.report_megapixels = score.report_megapixels(store, self.split, config)
         self.sample = score.sample(store, self.split, "val", config)
         self.val_present_K = splits.class_pixels(store, self.split, "val") > 0
@@ -55,7 +56,8 @@ class Job:
         mean_B, std_B = splits.band_statistics(self.store, self.split)
         net = models.build(self.config.model, bands=self.store.bands, classes=self.classes, mean_B=mean_B,
                            std_B=std_B, dtype=self.store.dtype).to(self.context.device)
-        state = State(net=net, optimiser=optimiser(self.config.train, net))
+        average = deepcopy(net).eval() if self.config.train.ema else None
+        state = State(net=net, average=average, optimiser=optimiser(self.config.train, net))
         if self.context.resume is not None:
             state.restore(self.context.resume, self.config, self.card, self.context.device)
         net.train()
@@ -138,6 +140,11 @@ class Job:
             windows = self.val_plan.windows(ids[first : first + self.config.train.micro_batch])
             images_NBHW, labels_NHW = self.store.read(windows, self.config.patches.size)
             yield torch.from_numpy(images_NBHW)[:, None], torch.from_numpy(labels_NHW)
+
+
+def length(config: Config, plan: PatchPlan) -> float:
+    """The length of a run over a plan, in megapixels seen."""
+    return config.train.megapixels or config.train.epochs * plan.megapixels
 
 
 class Tally:

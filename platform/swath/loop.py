@@ -20,7 +20,7 @@ from swath.errors import TrainingError
 from swath.job import Job
 from swath.loader import Batch
 from swath.models import Net
-from swath.state import State, learning_rate
+from swath.state import State, ema_decay, learning_rate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +91,8 @@ def train_step(job: Job, state: State, train: DistributedDataParallel | Net, bat
         torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.train.clip)
     state.optimiser.step()
     state.optimiser.zero_grad(set_to_none=True)
+    if config.train.ema:
+        state.follow(ema_decay(config.train, state.step, job.step_megapixels))
     state.step += 1
     state.megapixels = state.step * job.step_megapixels
     return loss, counts_KK
@@ -100,11 +102,15 @@ def report(job: Job, state: State, *, final: bool) -> None:
     """Score the validation sample (at the end the whole split), save, and tell the context."""
     numbers = job.tally.numbers(job)
     began = time.perf_counter()
-    job.share_buffers(state.net)
-    state.net.eval()
-    forward = predict.network_forward(state.net, job.precision)
+    net = state.best
+    job.share_buffers(net)
+    net.eval()
+    forward = predict.network_forward(net, job.precision)
     numbers |= job.score_sample(forward)
-    numbers["val/loss"] = job.validation_loss(state.net)
+    numbers["val/loss"] = job.validation_loss(net)
+    if not math.isfinite(numbers["val/loss"]):  # a network of NaN would score as one that sees one class everywhere
+        raise TrainingError(f"the validation loss is {numbers['val/loss']} at {state.megapixels:.3f} Mpx; "
+                            "lower train.lr")
     if final:
         state.counts_KK = job.score_whole(forward)
         whole = score.score_of(job.store, job.split, "val", job.config, state.counts_KK)

@@ -26,6 +26,7 @@ _IGNORED: Colour = (226, 226, 226)
 _WRONG: Colour = (230, 0, 92)  # a magenta that ground and the usual class colours seldom have
 _MOST_CELLS_WITH_TEXT = 16
 _LEGEND_COLUMNS = 6
+_NAMED = 6
 
 
 def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
@@ -52,6 +53,33 @@ def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
             axes.text(0.5, 0.5, "nothing reported", transform=axes.transAxes, ha="center", va="center", color=_FAINT)
     losses.set_ylim(0, 1.08 * max([np.max(line.get_ydata()) for line in losses.lines], default=1))
     scores.set_ylim(0, 1)
+    _save(figure, path)
+
+
+def search(trials: Sequence[tuple[str, Sequence[Mapping[str, float]]]], path: Path) -> None:
+    """Draw the validation scores of a search's trials (name and reports, best first) against megapixels seen.
+
+    Lines are the sample's mean IoU (val_part/miou), diamonds the whole split's (val/miou). The best trial stands out,
+    and the first few are named.
+    """
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, history) in reversed(list(enumerate(trials))):
+        colour = _WHOLE if place == 0 else _PART if place < _NAMED else _FAINT
+        for key, style in (("val_part/miou", "o-"), ("val/miou", "D")):
+            points = [(report["megapixels"], report[key]) for report in history if key in report]
+            if points:
+                axes.plot(*np.array(points).T, style, color=colour, alpha=max(0.35, 1 - 0.13 * place), linewidth=1.6,
+                          markersize=7 if key == "val/miou" else 3.5, zorder=len(trials) - place + 2,
+                          label=name if key == "val_part/miou" and place < _NAMED else None)
+    _dress(axes, "mean IoU on validation: sample (lines) and whole split (diamonds)")
+    axes.set_xlabel("megapixels seen", color=_INK)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1)
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        axes.legend(handles[::-1], names[::-1], frameon=False, labelcolor=_INK, fontsize=9, loc="upper left",
+                    bbox_to_anchor=(1, 1))
     _save(figure, path)
 
 

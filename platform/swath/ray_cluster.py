@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster: a given one, or one of its own on this machine for as long as it is needed."""
+"""A connection to Ray: the cluster that an address names, or one of our own on this machine; and what it has."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from swath.config import ClusterConfig
 from swath.errors import ConfigError
 
 
@@ -25,7 +26,7 @@ def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
         return
     # Without its compiled bytecode every Ray process compiles torch and Ray anew: three times slower to start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = elsewhere(address) or "local"
     own: dict[str, Any] = {}
     if target == "local":
         # Ray turns token authentication on by itself, as it should; that needs no warning.
@@ -40,3 +41,47 @@ def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def elsewhere(address: str) -> str:
+    """The address of the cluster to use; empty for one of our own on this machine."""
+    return address or os.environ.get("RAY_ADDRESS", "")
+
+
+def own_cores(cluster: ClusterConfig) -> int:
+    """The cores of a cluster of our own: this machine's, or as many as its workers ask for; and one more for whoever
+    drives several."""
+    return max(os.cpu_count() or 1, cluster.workers * max(1, cluster.cpus)) + (cluster.workers > 1)
+
+
+def use_gpu(cluster: ClusterConfig) -> bool:
+    """Whether workers take a GPU each.
+
+    A cluster elsewhere that has too few for `cluster.device cuda` may grow; one of our own cannot. Raises ConfigError
+    when there are GPUs, or they are asked for, and too few.
+    """
+    gpus = int(resource("GPU"))
+    if cluster.device == "cpu" or (cluster.device == "auto" and gpus == 0):
+        return False
+    if gpus < cluster.workers and not (cluster.device == "cuda" and elsewhere(cluster.address)):
+        raise ConfigError(f"cluster.workers is {cluster.workers}, but the Ray cluster has {gpus} GPUs; use at most as "
+                          "many workers, or --cluster.device cpu; --cluster.device cuda waits for an autoscaled one")
+    return True
+
+
+def resource(name: str) -> float:
+    """How much of a resource the cluster has."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get(name, 0.0)
+
+
+def cores(processes: int, gpu: bool) -> int:
+    """CPU cores for each of so many processes at once: their share of the cluster's, and no more than a node can give.
+
+    With a GPU each: what its node has of cores for each of its GPUs.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if gpu:
+        return max(1, min((int(n.get("CPU", 0) // n["GPU"]) for n in nodes if n.get("GPU")), default=1))
+    most = max((int(n.get("CPU", 0)) for n in nodes), default=1)
+    return max(1, min(most, int(resource("CPU")) // processes))

@@ -6,23 +6,31 @@ Ray's annotations are those of Train's first version; what runs is the second, h
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
 from ray.train.torch import TorchTrainer, get_device
 
 import patchstore
 from swath import config as configuration
-from swath import loop, tracking
+from swath import loop, ray_cluster, tracking
 from swath.config import Config
 from swath.console import ReportLine
 from swath.context import Listener, Metrics, checkpoint_name, use_threads
-from swath.errors import ConfigError, SwathError, TrainingError
+from swath.errors import SwathError, TrainingError
 from swath.ray_cluster import connected
 
 
@@ -39,15 +47,16 @@ class Order:
     run_id: str
 
 
-def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri: str) -> loop.Run:
-    """Train one model on `config.cluster.workers` workers; checkpoints go to `folder`.
+def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri: str,
+          callbacks: Sequence[UserCallback] = ()) -> loop.Run:
+    """Train one model on `config.cluster.workers` workers; checkpoints go to `folder`, callbacks hear of reports.
 
     Raises TrainingError when more workers are lost than `cluster.restarts` allows, and what the loop raises.
     """
     workers = config.cluster.workers
-    with connected(config.cluster.address, cpus=max(os.cpu_count() or 1, workers * max(1, config.cluster.cpus))):
-        cpus = config.cluster.cpus or max(1, int(_resource("CPU")) // workers)
-        gpu = _use_gpu(config)
+    with connected(config.cluster.address, ray_cluster.own_cores(config.cluster)):
+        gpu = ray_cluster.use_gpu(config.cluster)
+        cpus = config.cluster.cpus or ray_cluster.cores(workers, gpu)
         tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
         order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,
                       run_id=tracker.run_id)
@@ -56,7 +65,7 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus}
                                          | ({"GPU": 1} if gpu else {})),
             run_config=RunConfig(
-                name=folder.name, storage_path=str(folder.parent),
+                name=folder.name, storage_path=str(folder.parent), callbacks=list(callbacks),  # type: ignore[arg-type]
                 failure_config=FailureConfig(max_failures=config.cluster.restarts, controller_failure_limit=3),  # type: ignore[call-arg]
                 checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep,
                                                    checkpoint_score_attribute="val_part/miou")))
@@ -66,23 +75,6 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
             raise _reason(error) from error
         run: loop.Run = result.return_value  # type: ignore[attr-defined]
         return run
-
-
-def _resource(name: str) -> float:
-    """How much of a resource the cluster has."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get(name, 0.0)
-
-
-def _use_gpu(config: Config) -> bool:
-    """Whether workers take a GPU each. Raises ConfigError when there are GPUs, or they are asked for, and too few."""
-    gpus, workers = int(_resource("GPU")), config.cluster.workers
-    if config.cluster.device == "cpu" or (config.cluster.device == "auto" and gpus == 0):
-        return False
-    if gpus < workers:
-        raise ConfigError(f"cluster.workers is {workers}, but the Ray cluster has {gpus} GPUs; use at most as many "
-                          "workers, or --cluster.device cpu")
-    return True
 
 
 def _reason(error: Exception) -> SwathError:

@@ -22,6 +22,8 @@ class State:
 
     net: Net
     optimiser: torch.optim.Optimizer
+    average: Net | None = None
+    """The moving average of the network, where the run keeps one."""
     step: int = 0
     """Optimiser steps done: the place in the order, and the clock that the schedule and the random draws follow."""
     megapixels: float = 0.0
@@ -33,6 +35,22 @@ class State:
     counts_KK: NDArray[np.int64] | None = None
     """The final score's counts, once there are any."""
 
+    @property
+    def best(self) -> Net:
+        """The network to score and to use: the average, where there is one."""
+        return self.average or self.net
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Let the average follow the network: weights and buffers, a share `decay` of the old being kept."""
+        if self.average is None:
+            return
+        for old, new in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, 1 - decay)
+            else:  # a counter
+                old.copy_(new)
+
     def save(self, config: Config, card: Card, trained: dict[str, torch.Tensor]) -> tempfile.TemporaryDirectory[str]:
         """Write a checkpoint to a temporary folder, which the caller removes when it has been copied.
 
@@ -40,7 +58,8 @@ class State:
         """
         folder = tempfile.TemporaryDirectory(prefix="swath-checkpoint-")
         state: dict[str, Any] = {
-            "net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
+            "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
+            "optimiser": self.optimiser.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
             "trained": trained, "counts": None if self.counts_KK is None else torch.from_numpy(self.counts_KK),
         }
@@ -61,6 +80,8 @@ class State:
         if saved.card.classes != card.classes or saved.card.fingerprint != card.fingerprint:
             raise CheckpointError(f"{folder}: a checkpoint of other data ({saved.card.store}); start a new run")
         self.net.load_state_dict(saved.state["net"])
+        if self.average is not None:
+            self.average.load_state_dict(saved.state["average"])
         self.optimiser.load_state_dict(saved.state["optimiser"])
         self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
         self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
@@ -83,6 +104,15 @@ def optimiser(config: TrainConfig, net: torch.nn.Module) -> torch.optim.Optimize
             return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
         case "sgd":
             return torch.optim.SGD(parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay)
+
+
+def ema_decay(config: TrainConfig, step: int, step_megapixels: float) -> float:
+    """The share of the moving average that a step keeps: a half after every `train.ema` megapixels, whatever the batch.
+
+    Less in the first steps, (1 + n) / (10 + n), so that the random weights of the beginning are soon forgotten (as
+    TensorFlow's ExponentialMovingAverage does with num_updates).
+    """
+    return min(float(0.5 ** (step_megapixels / config.ema)), (1 + step) / (10 + step))
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -1,0 +1,44 @@
+"""Search for the best configuration around a recipe, and train it.
+
+python jobs/search.py RECIPE --data.store URI [--search.trials N] [any field] [--workdir DIR] [--json]
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from swath import cli, console, search, tracking, trials
+from swath.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of the job."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: Path = Path("runs")
+    """Folder of checkpoints and, where no tracking store is named, of MLflow's."""
+    json: bool = False
+    """Print one JSON object as the last line: search (the run of its summary), best (run_id, config, val_miou), states
+    (trials in each)."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job."""
+    arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
+    found = search.run(arguments.config, arguments.workdir)
+    out = Console(soft_wrap=True)
+    out.print(console.trials_table(found.trials))
+    out.print(f"best     {found.best.run_id} (val/miou {found.best.val_miou:.4f})\nsearch   {found.run_id}\n"
+              f"compare  {tracking.ui_command(found.location)}")
+    cli.finish(arguments.json, {
+        "search": found.run_id, "states": trials.states(found.trials),
+        "best": {"run_id": found.best.run_id, "config": asdict(found.best.config), "val_miou": found.best.val_miou}})
+
+
+if __name__ == "__main__":
+    cli.run(main)

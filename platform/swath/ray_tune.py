@@ -1,0 +1,272 @@
+"""A search's trials under Ray Tune: Optuna proposes them, ASHA stops them, and each is a run like any other.
+
+The driver begins the records of the trials and ends them, for a trial that is stopped or killed cannot.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from patchstore import Store
+from swath import checkpoint, experiment, loop, ray_cluster, ray_train, space, tracking
+from swath.config import ClusterConfig, Config
+from swath.context import Metrics
+from swath.errors import ConfigError
+from swath.records import cut
+from swath.space import Point, Space
+from swath.tracking import MlflowTracker, Tracker
+from swath.trials import STATUS, State, Trial
+
+METRIC, CLOCK = "val_part/miou", "megapixels"
+_KEPT = (CLOCK, METRIC, "val_part/miou_se", "val/miou", "val/loss", "train/loss", "device_seconds")
+"""Metrics that the driver remembers of a trial; its record has all."""
+_FAILED = "failed"
+"""Key of a trial's last result when it failed by itself; after an exception Tune would try again, as for a process."""
+_DRIVER = {"CPU": 0.1}
+"""What the driver of a trial with workers of its own takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a search runs; plain values, since it travels to other machines."""
+
+    base: Config
+    """Every trial's configuration, but for its point."""
+    space: Space
+    workdir: Path
+    location: tracking.Location
+    run_id: str
+    """Of the search's own record."""
+
+    def config(self, point: Point) -> Config:
+        """The configuration of a trial."""
+        return space.place(self.base, point)
+
+
+def run(search: Search, heard: Callable[[Trial], None]) -> list[Trial]:
+    """Run the trials on the cluster that this process is connected to; `heard` is told of each report and each end.
+
+    However it ends, no trial's record is left running.
+    """
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",        # MLflow has the results
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",       # a failed trial reports its reason alone
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",               # an interrupt ends the search, it does not finish its trials
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",               # they are in the records and in the table
+        "RAY_AIR_NEW_OUTPUT": "0",                        # the new one prints a table into a job's standard output
+    }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for name in ("tune", "analysis.experiment_analysis"):  # that trials failed, and that no result.json is there
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+    tune_controller.RayActorManager = Survivor  # type: ignore[attr-defined]
+    settings, concurrent = search.base.search, at_once(search.base)
+    length = search.base.train.megapixels
+    search = replace(search, base=replace(search.base, cluster=_share(search.base, concurrent)))
+    ledger = Ledger(search, heard)
+    tuner = tune.Tuner(
+        tune.with_resources(partial(_trial, search=search), _resources(search.base.cluster)),
+        tune_config=tune.TuneConfig(
+            num_samples=settings.trials, max_concurrent_trials=concurrent,
+            search_alg=Proposals(search.space, ledger, settings.seed),
+            scheduler=Rungs(ledger, grace=min(settings.grace or length / 9, length), length=length,
+                            reduction=settings.reduction)),
+        run_config=tune.RunConfig(
+            name=search.run_id, storage_path=str(search.workdir / "searches"), verbose=0, callbacks=[ledger],
+            failure_config=tune.FailureConfig(max_failures=search.base.cluster.restarts)))
+    try:
+        tuner.fit()
+    except BaseException as error:
+        ledger.close(f"the search was ended: {type(error).__name__}")
+        raise
+    ledger.close("the search ended before it")
+    return list(ledger.trials.values())
+
+
+def at_once(base: Config) -> int:
+    """How many trials run at once. Raises ConfigError where the cluster has no room for a single one."""
+    cluster, workers = base.cluster, base.cluster.workers
+    cores = int(ray_cluster.resource("CPU") - (5 * _DRIVER["CPU"] if workers > 1 else 0))
+    if ray_cluster.use_gpu(cluster):
+        fitting = max(1, int(ray_cluster.resource("GPU")) // workers)  # none yet: a cluster that grows as it is asked
+    else:
+        fitting = min(4, cores // (workers * max(1, cluster.cpus)))
+        if not fitting:
+            raise ConfigError(f"cluster.workers: a trial takes {workers} workers of {max(1, cluster.cpus)} CPU cores, "
+                              f"but the Ray cluster has {cores}; use fewer")
+    return min(base.search.trials, base.search.concurrent or fitting)
+
+
+def _share(base: Config, concurrent: int) -> ClusterConfig:
+    """What each trial has of the cluster, which it is on already."""
+    gpu = ray_cluster.use_gpu(base.cluster)
+    cpus = base.cluster.cpus or ray_cluster.cores(concurrent * base.cluster.workers, gpu)
+    return replace(base.cluster, address="", cpus=cpus, device="cuda" if gpu else "cpu")
+
+
+def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
+    """What a trial asks Tune for: the cores and the GPU of a lone worker; several ask Ray Train for theirs."""
+    alone = {"CPU": float(cluster.cpus)} | ({"GPU": 1.0} if cluster.device == "cuda" else {})
+    return tune.PlacementGroupFactory([alone if cluster.workers == 1 else _DRIVER])
+
+
+def _trial(settings: dict[str, Any], search: Search) -> None:
+    """One trial, in a process of its own: the same as a run that is started by hand, recorded by the same tracker."""
+    tracker = MlflowTracker.attach(search.location.uri, settings["run_id"])
+    try:
+        with experiment.ended_truly(tracker):
+            config, store = experiment.placed(search.config(settings["point"]))
+            costs = experiment.check(config, store)
+            experiment.record(config, store, search.workdir, tracker, search.location, _fit, costs)
+    except Exception as error:  # noqa: BLE001 - it is recorded; Tune hears of it as a result
+        tune.report({_FAILED: _reason(error)})
+
+
+def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+    """Run the loop, its reports going to Tune as well: here for one worker, by Ray Train for several."""
+    if config.cluster.workers > 1:
+        return ray_train.train(config, folder, tracker, uri, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
+    return experiment.fit_here(config, store, folder, tracker, lambda metrics: tune.report(dict(metrics)))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class Survivor(RayActorManager):
+    """Tune's keeper of processes, but that one which Ray ends for want of memory counts as lost, like any other.
+
+    Ray 2.60's own raises for it (_actor_task_failed), which would end the whole search with one trial.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception).splitlines()[0])
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+class Ledger(tune.Callback):
+    """What is known of each trial, on the driver. Of plain values, for Tune pickles it."""
+
+    def __init__(self, search: Search, heard: Callable[[Trial], None]) -> None:
+        self.trials: dict[str, Trial] = {}
+        """By Tune's name of a trial."""
+        self._search = search
+        self._heard = heard
+        self._stopped: dict[str, str] = {}
+
+    def begin(self, trial_id: str, point: Point) -> str:
+        """Begin the record of a trial; returns its run's id."""
+        try:
+            config = self._search.config(point)
+            name, params = experiment.run_name(config), config.flat()
+        except ConfigError:  # which the trial itself will raise, and end its record with
+            name, params = "impossible", dict(point)
+        tracker = MlflowTracker.start(
+            self._search.location.uri, experiment=self._search.base.track.experiment, name=name, params=params,
+            artifact_location=self._search.location.artifact_location,
+            tags={"swath.search": self._search.run_id, "swath.role": "trial", "swath.trial": str(len(self.trials))})
+        self.trials[trial_id] = Trial(run_id=tracker.run_id, name=name, point=point)
+        return tracker.run_id
+
+    def stop(self, trial_id: str, reason: str) -> None:
+        """Note that the search stops a trial, and why."""
+        self._stopped[trial_id] = reason
+
+    def close(self, reason: str) -> None:
+        """End the records of all trials that still run."""
+        for trial_id, trial in self.trials.items():
+            if trial.state == "RUNNING":
+                self._end(trial_id, "KILLED", reason)
+
+    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
+                        **info: Any) -> None:
+        """Remember what a trial has reported."""
+        if _FAILED in result:
+            return
+        known = self.trials[trial.trial_id]
+        fresh: Metrics = {name: float(result[name]) for name in _KEPT if name in result}
+        before = tuple(m for m in known.history if m[CLOCK] < fresh[CLOCK])  # a restarted trial reports anew
+        self._update(trial.trial_id, replace(known, history=(*before, fresh)))
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """End a trial that has come to its end, has failed, or is stopped."""
+        reason = (trial.last_result or {}).get(_FAILED)
+        if reason:
+            self._end(trial.trial_id, "FAILED", reason)
+        elif trial.trial_id in self._stopped:
+            self._end(trial.trial_id, "STOPPED", self._stopped[trial.trial_id])
+        else:
+            self._end(trial.trial_id, "FINISHED", "")
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """End a trial whose process was lost too often."""
+        said = Path(trial.error_file).read_text().split("\n", 1)[-1]  # the first line counts the failures
+        self._end(trial.trial_id, "FAILED", "its process was lost more often than cluster.restarts "
+                  f"({self._search.base.cluster.restarts}): {cut(' '.join(said.split()), 300)}")
+
+    def _end(self, trial_id: str, state: State, reason: str) -> None:
+        trial = replace(self.trials[trial_id], state=state, reason=reason)
+        tracker = MlflowTracker.attach(self._search.location.uri, trial.run_id)
+        tracker.tags({"swath.state": state})
+        if newest := checkpoint.newest(experiment.checkpoints(self._search.workdir, trial.run_id)):
+            tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
+        tracker.end(STATUS[state], reason)
+        self._update(trial_id, trial)
+
+    def _update(self, trial_id: str, trial: Trial) -> None:
+        self.trials[trial_id] = trial
+        self._heard(trial)
+
+
+class Proposals(OptunaSearch):
+    """Optuna's tree-structured Parzen estimator over a space; a proposal has a record from its first moment."""
+
+    def __init__(self, over: Space, ledger: Ledger, seed: int) -> None:
+        super().__init__(space=over.propose, metric=METRIC, mode="max", seed=seed)
+        self._ledger = ledger
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial: its point and its run."""
+        point = super().suggest(trial_id)
+        return point and {"point": point, "run_id": self._ledger.begin(trial_id, point)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended: a failed one has no score, whatever it had reported before."""
+        failed = error or _FAILED in (result or {})
+        super().on_trial_complete(trial_id, None if failed else result, failed)
+
+
+class Rungs(AsyncHyperBandScheduler):
+    """ASHA (Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning) by megapixels seen."""
+
+    def __init__(self, ledger: Ledger, *, grace: float, length: float, reduction: float) -> None:
+        super().__init__(CLOCK, METRIC, "max", max_t=cast(int, length), grace_period=cast(int, grace),
+                         reduction_factor=reduction)
+        self._ledger = ledger
+        self._share = reduction
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Whether a trial goes on; one that has its final score has come to its end by itself."""
+        if _FAILED in result:
+            return str(TrialScheduler.STOP)
+        if "val/miou" in result:
+            return str(TrialScheduler.CONTINUE)
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        if decision == TrialScheduler.STOP:
+            self._ledger.stop(trial.trial_id, f"stopped at {result[CLOCK]:.3g} Mpx: {METRIC} {result[METRIC]:.3f} is "
+                              f"not among the best 1/{self._share:g} that came so far")
+        return decision

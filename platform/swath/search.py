@@ -1,0 +1,116 @@
+"""A search: trials of many configurations, the best of which is trained again. What `jobs/search.py` does."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, score, space, tracking, trials
+from swath import split as splits
+from swath.config import Config
+from swath.errors import TrainingError
+from swath.job import length
+from swath.trials import Trial
+
+_EMA_SHARE = 0.03
+"""Half-life of the moving average in trials, as a share of their length, where the recipe has none: a few hundredths of
+a run are what a decay of the learning rate smooths over (assumed, not measured)."""
+
+_NOTE, _NOTED = "mlflow.note.content", 20
+"""The tag that MLflow shows as a run's description, and how many trials stand in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The model of a search with the highest validation score."""
+
+    run_id: str
+    config: Config
+    val_miou: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What came of a search."""
+
+    run_id: str
+    """Of its summary in the tracking store; its trials are tagged with it."""
+    location: tracking.Location
+    trials: list[Trial]
+    best: Best
+
+
+def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.trial_line) -> Found:
+    """Search `config.search.space` around a configuration, then train the best point again with the configuration's own
+    schedule and length.
+
+    Raises ConfigError, DataError or a PatchstoreError before anything is started where the configuration, a dimension
+    of the space, the store or the tracking store cannot serve, and TrainingError when no trial finishes.
+    """
+    workdir = workdir.resolve()
+    config, store = experiment.placed(config)
+    dimensions = space.read(config.search.space)
+    split = splits.divide(store, config.split)
+    for possible in (config, *dimensions.configurations(config)):
+        experiment.check_parts(possible, store, split)
+    location = tracking.prepare(workdir, config.track.uri)
+    base = for_trials(config, length(config, patches.plan(store, config, "train", labels=split)))
+    summary = tracking.MlflowTracker.start(
+        location.uri, experiment=config.track.experiment, name=config.track.name or "search",
+        artifact_location=location.artifact_location,
+        params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
+        tags={"swath.role": "search", "swath.protocol": score.protocol(store, split, "val", config).digest(),
+              "swath.store": store.uri, "swath.fingerprint": store.fingerprint})
+    with experiment.ended_truly(summary):
+        summary.tags({"swath.search": summary.run_id})
+        summary.text(config.to_json(), "config.json")
+        with ray_cluster.connected(config.cluster.address, cpus=ray_cluster.own_cores(config.cluster)):
+            tried = ray_tune.run(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
+                                                 run_id=summary.run_id), heard)
+            _report(summary, tried)
+            winner = trials.best(tried)
+            if winner is None:
+                raise TrainingError(f"of {len(tried)} trials none finished ({trials.states(tried)}); the first: "
+                                    f"{tried[0].reason}")
+            best = _train_again(config, base, winner, summary, workdir)
+        summary.text(best.config.to_json(), "best.json")
+        summary.tags({"swath.best": best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
+                      + trials.to_markdown(trials.rows(tried)[:_NOTED])})
+        summary.log({"best/val_miou": best.val_miou}, 0.0)
+    return Found(run_id=summary.run_id, location=location, trials=tried, best=best)
+
+
+def for_trials(config: Config, megapixels: float) -> Config:
+    """What all trials of a search have in common; `megapixels`: the length of the configuration's own run.
+
+    Their learning rate is constant after the warm-up, and a moving average of the weights stands in for its decay: what
+    a trial is worth at a rung does not depend on where it would have ended (Hägele et al. 2024, Scaling Laws and
+    Compute-Optimal Training Beyond Fixed Training Durations).
+    """
+    length = config.search.megapixels or megapixels
+    return replace(config, train=replace(config.train, megapixels=length, schedule="constant",
+                                         ema=config.train.ema or _EMA_SHARE * length))
+
+
+def _train_again(config: Config, base: Config, winner: Trial, summary: tracking.Tracker, workdir: Path) -> Best:
+    """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
+    again = space.place(config, winner.point)
+    if address := ray_cluster.elsewhere(config.cluster.address):  # where the trials were: this process may have no GPU
+        again = replace(again, cluster=replace(again.cluster, address=address))
+    outcome = experiment.train(again, workdir, tags={"swath.search": summary.run_id, "swath.role": "winner"})
+    before = winner.last("val/miou") or 0.0
+    if outcome.score.miou >= before:
+        return Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)
+    return Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=before)
+
+
+def _report(summary: tracking.Tracker, tried: list[Trial]) -> None:
+    """Record what the trials came to: their number by state, and a table of them, as CSV and on the run's page."""
+    table = trials.rows(tried)
+    summary.log({f"trials/{state}": float(number) for state, number in trials.states(tried).items()}, 0.0)
+    summary.text(trials.to_csv(table), "trials.csv")
+    summary.tags({_NOTE: trials.to_markdown(table[:_NOTED])})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "search.png"
+        pictures.search([(f"{t.name} ({t.state.lower()})", t.history) for t in trials.ranked(tried)], path)
+        summary.artifact(path)

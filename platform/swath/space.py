@@ -1,0 +1,181 @@
+"""The space of a search: which fields of a configuration vary, and over what.
+
+A dimension is written FIELD=A|B|C for a choice, FIELD=LOW..HIGH for an interval, FIELD=LOW..HIGH:log for one that is
+searched on a logarithmic scale; a field of several values takes them with commas:
+
+    model.arch=unet|fpn    patches.scales=1|2|1,2    loss.dice=0..1    train.lr=1e-4..1e-2:log
+
+A point of the space gives a value, as text, to each field. What depends on a searched field follows it: `place`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from swath.config import Config
+from swath.errors import ConfigError
+
+Point = Mapping[str, str | int | float]
+"""A value for each field of a space: the text of a choice, or a number of an interval."""
+
+_SEARCHED = ("patches", "augment", "model", "loss", "train")
+"""Sections that may vary. The others say what is scored and where; scores would not be comparable."""
+_FIXED = ("train.epochs", "train.megapixels", "train.report_every", "train.schedule", "train.keep")
+"""Fields of those that the search itself decides: how far a trial goes, and when it is judged."""
+
+
+class Proposer(Protocol):
+    """Whoever proposes values; an Optuna trial is one."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str], /) -> Any:
+        """One of the choices."""
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
+        """A number from an interval, ends included."""
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, log: bool = False) -> int:
+        """A whole number from an interval, ends included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A field that takes one of a few values."""
+
+    field: str
+    values: tuple[str, ...]
+
+    def propose(self, proposer: Proposer) -> str:
+        """A value of the dimension."""
+        return str(proposer.suggest_categorical(self.field, self.values))
+
+    def ends(self) -> tuple[str, ...]:
+        """Values that show whether the dimension is possible."""
+        return self.values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A field that takes any number between two, ends included."""
+
+    field: str
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def propose(self, proposer: Proposer) -> float:
+        """A value of the dimension."""
+        if self.whole:
+            return proposer.suggest_int(self.field, int(self.low), int(self.high), log=self.log)
+        return proposer.suggest_float(self.field, self.low, self.high, log=self.log)
+
+    def ends(self) -> tuple[float, ...]:
+        """Values that show whether the dimension is possible."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The dimensions of a search."""
+
+    dimensions: tuple[Choice | Interval, ...]
+
+    def propose(self, proposer: Proposer) -> dict[str, Any]:
+        """A point of the space."""
+        return {dimension.field: dimension.propose(proposer) for dimension in self.dimensions}
+
+    def configurations(self, base: Config) -> list[Config]:
+        """The base with each end and each choice of every dimension by itself: what can be checked beforehand.
+
+        Raises ConfigError, naming the dimension, where one is not possible.
+        """
+        every = []
+        for dimension in self.dimensions:
+            for value in dimension.ends():
+                try:
+                    every.append(place(base, {dimension.field: value}))
+                except ConfigError as error:
+                    raise ConfigError(f"search.space: {dimension.field}={value}: {error}") from None
+        return every
+
+
+def read(texts: Sequence[str]) -> Space:
+    """Read a space from its dimensions' texts. Raises ConfigError, naming the dimension, for one that is wrong."""
+    dimensions = [_dimension(text) for text in texts]
+    if not dimensions:
+        raise ConfigError("search.space: nothing is searched; give at least one FIELD=A|B or FIELD=LOW..HIGH")
+    names = [dimension.field for dimension in dimensions]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"search.space: {', '.join(twice)} given twice; give each field once")
+    return Space(dimensions=tuple(dimensions))
+
+
+def place(base: Config, point: Point) -> Config:
+    """The configuration of a point: the base's, with the point's values and what follows from them.
+
+    - With another patch size the batch stays constant in pixels, as near as whole patches for every worker allow, and
+      with it the micro-batch; the stride keeps its share of the size. Fields that the point names are left alone.
+    - Several scales are combined as the base combines them, or as a mixture; a single one is single.
+
+    Raises ConfigError for a value that its field does not take.
+    """
+    values: dict[str, Any] = {name: _value(name, value) for name, value in point.items()}
+    size = values.get("patches.size", base.patches.size)
+    if size != base.patches.size and size > 0:
+        area, workers = (base.patches.size / size) ** 2, base.cluster.workers
+        batch = workers * max(1, round(base.train.batch * area / workers))
+        values = {"train.batch": batch, "train.micro_batch": max(1, round(base.train.micro_batch * area)),
+                  "patches.stride": round(base.patches.stride * size / base.patches.size)} | values
+    if scales := values.get("patches.scales"):
+        several = base.patches.combine if base.patches.combine != "single" else "mixture"
+        values = {"patches.combine": several if len(scales) > 1 else "single"} | values
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, field = name.split(".")
+        sections.setdefault(section, {})[field] = value
+    return replace(base, **{name: replace(getattr(base, name), **some) for name, some in sections.items()})
+
+
+def _dimension(text: str) -> Choice | Interval:
+    name, equals, values = text.partition("=")
+    if not equals or not values:
+        raise ConfigError(f"search.space: {text!r} is not written FIELD=A|B|C or FIELD=LOW..HIGH")
+    kind = _type(name)
+    if ".." not in values:
+        choices = tuple(values.split("|"))
+        for choice in choices:
+            _value(name, choice)
+        if len(set(choices)) < len(choices):
+            raise ConfigError(f"search.space: {text!r} names a choice twice")
+        return Choice(field=name, values=choices)
+    interval, _, scale = values.partition(":")
+    if kind not in (int, float) or scale not in ("", "log"):
+        raise ConfigError(f"search.space: {text!r}: an interval is LOW..HIGH or LOW..HIGH:log, of a field of numbers")
+    low, high = (_value(name, end) for end in interval.split("..", 1))
+    if not low < high or (scale and low <= 0):
+        raise ConfigError(f"search.space: {text!r}: an interval goes up, and a logarithmic one begins above 0")
+    return Interval(field=name, low=low, high=high, log=bool(scale), whole=kind is int)
+
+
+def _type(name: str) -> Any:
+    """The type of a field that may be searched."""
+    section, _, field = name.partition(".")
+    kinds = get_type_hints(type(getattr(Config(), section))) if section in _SEARCHED else {}
+    if field not in kinds or name in _FIXED:
+        known = [f"{part}.{f.name}" for part in _SEARCHED for f in fields(getattr(Config(), part))]
+        raise ConfigError(f"search.space: {name} cannot be searched; what can: "
+                          f"{', '.join(field for field in known if field not in _FIXED)}")
+    return kinds[field]
+
+
+def _value(name: str, value: str | int | float) -> Any:
+    """A value as its field has it."""
+    kind = _type(name)
+    several = getattr(kind, "__origin__", None) is tuple
+    try:
+        return TypeAdapter(kind).validate_python(tuple(str(value).split(",")) if several else value)
+    except ValidationError as error:
+        raise ConfigError(f"search.space: {name} does not take {value!r}: {error.errors()[0]['msg']}") from None

@@ -1,0 +1,194 @@
+"""Searches on Ray: trials that finish, are stopped, fail or are killed, and what is recorded of them."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from swath import config as configuration
+from swath import experiment, search, tracking, trials
+from swath.config import ClusterConfig, Config, DataConfig, ModelConfig, PatchesConfig, SearchConfig, TrainConfig
+from swath.errors import ConfigError, TrainingError
+from swath.ray_cluster import connected
+from swath.trials import Trial
+
+pytestmark = pytest.mark.timeout(600)
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def tiny(store_uri: str, *space: str, **settings: object) -> Config:
+    return Config(
+        data=DataConfig(store=store_uri),
+        patches=PatchesConfig(size=64),
+        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
+        train=TrainConfig(megapixels=0.3, batch=8, report_every=0.1),
+        cluster=ClusterConfig(device="cpu", readers=1),
+        search=SearchConfig(space=space, **settings),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    with connected(cpus=3):
+        yield
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search")
+
+
+@pytest.fixture(scope="module")
+def found(cluster: None, store_uri: str, workdir: Path) -> search.Found:
+    """Trials of which some raise (DeepLabV3+ at one patch at a time), some have a loss of NaN, some learn nothing."""
+    config = tiny(store_uri, "model.arch=unet|deeplabv3plus", "train.lr=1e-2|1e-9|1e30", trials=8, grace=0.1,
+                  reduction=1.5, concurrent=2, seed=4)
+    config = replace(config, train=replace(config.train, micro_batch=1, clip=0, warmup=0))
+    return search.run(config, workdir)
+
+
+def record(found: search.Found, trial: Trial) -> tracking.RunRecord:
+    return tracking.find(found.location.uri, trial.run_id)
+
+
+def test_every_trial_ends_in_its_true_state(found: search.Found) -> None:
+    assert trials.states(found.trials).keys() == {"FINISHED", "STOPPED", "FAILED"}
+    assert sum(trials.states(found.trials).values()) == 8
+    for trial in found.trials:
+        recorded = record(found, trial)
+        assert recorded.status == trials.STATUS[trial.state]
+        assert recorded.tags["swath.state"] == trial.state
+        assert recorded.tags.get("swath.reason", "") == trial.reason
+        assert bool(trial.reason) == (trial.state != "FINISHED")
+        assert ("val/miou" in recorded.metrics) == (trial.state == "FINISHED")
+
+
+@pytest.mark.parametrize(("arch", "lr", "reason"), [
+    ("deeplabv3plus", "1e-2", "ValueError: Expected more than 1 value per channel"),
+    ("unet", "1e30", "TrainingError: the loss is "),
+])
+def test_a_failed_trial_says_why(found: search.Found, arch: str, lr: str, reason: str) -> None:
+    failed = [t for t in found.trials if (t.point["model.arch"], t.point["train.lr"]) == (arch, lr)]
+    assert failed
+    assert all(t.state == "FAILED" and t.reason.startswith(reason) for t in failed)
+    assert any(reason in row["reason"] and row["state"] == "FAILED" for row in trials.rows(found.trials))
+
+
+def test_a_stopped_trial_says_why_and_keeps_its_checkpoint(found: search.Found) -> None:
+    stopped = [t for t in found.trials if t.state == "STOPPED"]
+    assert all("is not among the best" in t.reason and (t.last("megapixels") or 1) < 0.29 for t in stopped)
+    assert all(Path(record(found, t).tags["swath.checkpoint"]).is_dir() for t in stopped)
+
+
+def test_the_best_is_the_best(found: search.Found) -> None:
+    best = tracking.find(found.location.uri, found.best.run_id)
+    assert best.metrics["val/miou"] == found.best.val_miou
+    assert found.best.val_miou >= max(t.last("val/miou") or 0 for t in found.trials)
+    assert best.params["model.arch"] == found.best.config.model.arch == "unet"
+
+
+def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(found.location.uri)
+    experiment_id = client.get_run(found.run_id).info.experiment_id
+    runs = client.search_runs([experiment_id], f"tags.`swath.search` = '{found.run_id}'")
+    roles = sorted(run.data.tags["swath.role"] for run in runs)
+    assert roles == ["search", *["trial"] * 8, "winner"]
+    assert not any("mlflow.parentRunId" in run.data.tags for run in runs)
+    assert not any(run.info.status == "RUNNING" for run in runs)
+    winner = next(run for run in runs if run.data.tags["swath.role"] == "winner")
+    assert winner.data.params["train.schedule"] == "cosine"
+    assert {run.data.params["train.schedule"] for run in runs if run.data.tags["swath.role"] == "trial"} == {"constant"}
+    summary = tracking.find(found.location.uri, found.run_id)
+    assert summary.status == "FINISHED"
+    assert summary.metrics["best/val_miou"] == found.best.val_miou
+    assert {key: n for key, n in summary.metrics.items() if key.startswith("trials/")} == {
+        f"trials/{state}": n for state, n in trials.states(found.trials).items()}
+    assert {a.path for a in client.list_artifacts(found.run_id)} == {"config.json", "best.json", "trials.csv",
+                                                                     "search.png"}
+
+
+def test_a_lone_run_of_a_trials_configuration_has_the_same_losses(found: search.Found, workdir: Path, tmp_path: Path
+                                                                  ) -> None:
+    trial = trials.best(found.trials)
+    assert trial is not None
+    config = configuration.load(workdir / "artifacts" / trial.run_id / "artifacts" / "config.json")
+    alone = experiment.train(config, tmp_path)
+    for metric in ("train/loss", "val/loss", "val_part/miou", "val/miou"):
+        as_trial = tracking.metric_history(found.location.uri, trial.run_id, metric)
+        assert as_trial == tracking.metric_history(alone.location.uri, alone.run_id, metric)
+        assert len(as_trial) == (1 if metric == "val/miou" else 3)
+
+
+class Killer:
+    """Kills the process of a trial as soon as that has a checkpoint."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._workdir = workdir
+        self.killed: list[int] = []
+
+    def __call__(self, trial: Trial) -> None:
+        if not self.killed and trial.history and trial.state == "RUNNING":
+            for process in psutil.Process().children(recursive=True):
+                if "ImplicitFunc" in " ".join(process.cmdline()):
+                    process.send_signal(signal.SIGKILL)
+                    self.killed.append(process.pid)
+
+
+def test_a_trial_goes_on_after_its_process_is_killed(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    killer = Killer(tmp_path)
+    config = tiny(store_uri, "loss.dice=0.5|1", trials=1)
+    found = search.run(config, tmp_path, killer)
+    assert len(killer.killed) == 1
+    assert trials.states(found.trials) == {"FINISHED": 1}
+    assert len(tracking.metric_history(found.location.uri, found.trials[0].run_id, "train/loss")) == 3
+
+
+def test_a_trial_killed_too_often_has_failed(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    config = tiny(store_uri, "loss.dice=0.5|1", trials=1)
+    config = replace(config, cluster=replace(config.cluster, restarts=0))
+    with pytest.raises(TrainingError, match="of 1 trials none finished"):
+        search.run(config, tmp_path, Killer(tmp_path))
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.prepare(tmp_path).uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {run.data.tags["swath.role"]: run.info.status for run in runs} == {"search": "FAILED", "trial": "FAILED"}
+    assert all("its process was lost more often than cluster.restarts (0)" in run.data.tags["swath.reason"] for run in
+               runs)
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    config = tiny(store_uri, "train.lr=1e-3|1e30", trials=3, seed=1)
+    config = replace(config, train=replace(config.train, optimiser="sgd", clip=0, warmup=0),
+                     cluster=replace(config.cluster, workers=2, cpus=1, restarts=0))
+    found = search.run(config, tmp_path)
+    assert trials.states(found.trials).keys() == {"FINISHED", "FAILED"}
+    assert all("the loss is" in t.reason for t in found.trials if t.state == "FAILED")
+
+
+@pytest.mark.parametrize(("space", "part"), [
+    ("model.arch=unet|unett", "model.arch"),
+    ("patches.size=64|4", "patches.size=4: patches.size must be from 8"),
+    ("data.store=a|b", "data.store cannot be searched"),
+])
+def test_a_space_that_cannot_be_is_refused_before_anything_starts(store_uri: str, tmp_path: Path, space: str, part: str
+                                                                  ) -> None:
+    with pytest.raises(ConfigError, match=part):
+        search.run(tiny(store_uri, space), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_trials_have_in_common_does_not_depend_on_their_end(store_uri: str) -> None:
+    base = search.for_trials(tiny(store_uri, "loss.dice=0|1", megapixels=0.2), 5.0)
+    assert (base.train.megapixels, base.train.schedule) == (0.2, "constant")
+    assert base.train.ema == pytest.approx(0.006)
+    assert search.for_trials(tiny(store_uri, "loss.dice=0|1"), 5.0).train.megapixels == 5.0
