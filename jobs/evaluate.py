@@ -34,8 +34,9 @@ class Arguments(cli.ModelArguments):
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
-    score = apply.evaluate(arguments.run, arguments.split, workdir=arguments.workdir, uri=arguments.track.uri,
-                           store_uri=arguments.data.store, device=arguments.device)
+    score = apply.evaluate(arguments.run, arguments.split, workdir=cli.lasting(arguments.workdir, "workdir"),
+                           uri=cli.lasting_uri(arguments.track.uri), device=arguments.device,
+                           store_uri=cli.lasting(arguments.data.store, "data.store"))
     out = Console()
     out.print(console.iou_table(arguments.split, score.iou, score.means))
     out.print(f"{score.pixels:,} pixels, {score.ignored:,} ignored; protocol {score.protocol.digest()}")

@@ -4,7 +4,7 @@ python jobs/ingest.py RECIPE --data.source DIR --data.store URI [--json]
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -28,7 +28,9 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    report = ingest.run(arguments.config.data, partial(ray_ingest.spread, address=arguments.config.cluster.address))
+    data = arguments.config.data
+    data = replace(data, store=cli.lasting(data.store, "data.store"), source=cli.lasting(data.source, "data.source"))
+    report = ingest.run(data, partial(ray_ingest.spread, address=arguments.config.cluster.address))
     Console().print(console.ingest_table(report))
     cli.finish(arguments.json, {**asdict(report), "classes": report.fractions, "ignored": report.ignored})
     report.check()

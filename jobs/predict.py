@@ -29,8 +29,10 @@ class Arguments(cli.ModelArguments):
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
-    result = apply.predict_file(arguments.run, arguments.input, arguments.output, workdir=arguments.workdir,
-                                uri=arguments.track.uri, device=arguments.device)
+    result = apply.predict_file(
+        arguments.run, cli.lasting(arguments.input, "INPUT"), cli.lasting(arguments.output, "OUTPUT"),
+        workdir=cli.lasting(arguments.workdir, "workdir"), uri=cli.lasting_uri(arguments.track.uri),
+        device=arguments.device)
     out = Console()
     out.print(f"map {result.output}\npicture {result.quicklook}", soft_wrap=True)
     cli.finish(arguments.json, {"output": str(result.output), "quicklook": str(result.quicklook),

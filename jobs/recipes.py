@@ -12,6 +12,7 @@ from swath.config import (
     ModelConfig,
     PatchesConfig,
     ScoreConfig,
+    SearchConfig,
     SplitConfig,
     TrackConfig,
     TrainConfig,
@@ -26,7 +27,10 @@ def synthetic() -> Config:
         patches=PatchesConfig(size=128),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
         loss=LossConfig(cross_entropy=1.0, dice=1.0, class_weights="sqrt"),
-        train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=8),
+        train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=4),
+        search=SearchConfig(trials=4, megapixels=12, grace=4, space=(
+            "model.arch=unet|fpn", "model.encoder=tu-mobilenetv3_small_050|tu-mobilenetv3_small_100", "loss.dice=0..2",
+            "patches.size=64|128|256", "patches.scales=1|2|1,2")),
         track=TrackConfig(experiment="synthetic"),
     )
 
@@ -47,7 +51,10 @@ def dubai() -> Config:
         augment=AugmentConfig(brightness=0.2, contrast=0.2),
         model=ModelConfig(arch="unet", encoder="resnet18"),
         loss=LossConfig(cross_entropy=1.0, dice=0.5),
-        train=TrainConfig(megapixels=80, batch=8, lr=1e-3, report_every=20),
+        train=TrainConfig(megapixels=80, batch=8, lr=1e-3, report_every=8),
+        search=SearchConfig(trials=8, megapixels=24, grace=8, space=(
+            "model.arch=unet|fpn", "model.encoder=resnet18|tu-mobilenetv3_small_100", "loss.dice=0..1",
+            "loss.focal=0..1", "patches.size=128|256", "patches.scales=1|2|4|1,2", "train.lr=5e-4..3e-3:log")),
         score=ScoreConfig(without=("unlabeled",)),
         track=TrackConfig(experiment="dubai"),
     )

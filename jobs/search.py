@@ -30,7 +30,7 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    found = search.run(arguments.config, arguments.workdir)
+    found = search.run(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
     out = Console(soft_wrap=True)
     out.print(console.trials_table(found.trials))
     out.print(f"best     {found.best.run_id} (val/miou {found.best.val_miou:.4f})\nsearch   {found.run_id}\n"

@@ -29,7 +29,7 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    outcome = experiment.train(arguments.config, arguments.workdir)
+    outcome = experiment.train(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
     run = outcome.run
     out = Console()
     out.print(console.iou_table("validation", outcome.score.iou, outcome.score.means))

@@ -97,6 +97,13 @@ def test_the_default_space_proposes_configurations() -> None:
                                                    "patches.scales"}
 
 
+def test_a_base_is_found_in_the_space_as_far_as_that_holds_it() -> None:
+    read = space.read(["model.arch=fpn|unet", "patches.scales=2|1,2|1", "loss.dice=0..1", "train.lr=1e-4..5e-4",
+                       "patches.size=64|256", "train.warmup=0|0.05"])
+    assert read.origin(BASE) == {"model.arch": "unet", "patches.scales": "1", "loss.dice": 0.0, "train.warmup": "0.05"}
+    assert space.place(BASE, read.origin(BASE)) == BASE
+
+
 def test_every_dimension_is_tried_beforehand() -> None:
     tried = space.read(["patches.size=64|256", "loss.dice=0..1"]).configurations(BASE)
     assert [(c.patches.size, c.loss.dice) for c in tried] == [(64, 0), (256, 0), (128, 0), (128, 1)]

@@ -2,11 +2,12 @@
 
 import importlib
 import json
+import os
 import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -51,6 +52,7 @@ class _Configured(Protocol):
 
 A = TypeVar("A", bound=_Configured)
 B = TypeVar("B")
+P = TypeVar("P", str, Path)
 
 
 def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
@@ -99,12 +101,51 @@ def read(arguments: type[B], argv: Sequence[str], usage: str = "", default: B | 
                     config=(tyro.conf.FlagCreatePairsOff,))
 
 
+def lasting(place: P, field: str) -> P:
+    """A path that has to outlast the job, made absolute; a URI, or nothing, as it is.
+
+    Raises ConfigError, naming the field, for a relative path in a job of `ray job submit`: its current directory is a
+    copy of the submitted one, in which results would be lost in silence and data are not found.
+    """
+    if not str(place) or "://" in str(place):
+        return place
+    # Ray's job supervisor sets it for the command that it runs, and nothing else does: not in workers, not locally.
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not os.path.isabs(place):
+        raise ConfigError(f"{field}: {place} is relative, and the current directory of a Ray job is a copy that is "
+                          "lost with it; give an absolute path, on storage that every node sees")
+    return place.absolute() if isinstance(place, Path) else os.path.abspath(place)
+
+
+def lasting_uri(uri: str) -> str:
+    """--track.uri, when it, or $MLFLOW_TRACKING_URI in its absence, is no SQLite file of which `lasting` complains."""
+    named, field = (uri, "track.uri") if uri else (os.environ.get("MLFLOW_TRACKING_URI", ""), "MLFLOW_TRACKING_URI")
+    if named.startswith("sqlite"):
+        lasting(Path(named.partition(":///")[2]), field)
+    return uri
+
+
+def lasting_config(config: Config) -> Config:
+    """A configuration with a lasting store and a lasting tracking store."""
+    return replace(config, data=replace(config.data, store=lasting(config.data.store, "data.store")),
+                   track=replace(config.track, uri=lasting_uri(config.track.uri)))
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run a job: what a user can mend becomes one line on standard error and exit code 2; SIGTERM
     and Ctrl-C end it without a traceback."""
-    signal.signal(signal.SIGTERM, _leave)
+    received: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
     try:
         main(sys.argv[1:])
+    except SystemExit:
+        if received:  # while Ray waits, it makes an exit with 1 of a signal's
+            sys.exit(128 + received[0])
+        raise
     except (SwathError, PatchstoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -117,10 +158,6 @@ def finish(as_json: bool, result: dict[str, Any]) -> None:
     if as_json:
         sys.stdout.flush()
         print(json.dumps(result, allow_nan=False), flush=True)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _module(name: str) -> ModuleType:

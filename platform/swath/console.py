@@ -44,26 +44,29 @@ def iou_table(title: str, iou: dict[str, float | None], rows: dict[str, float]) 
 
 def trial_line(trial: Trial) -> None:
     """Print one line for a report, or for the end, of a search's trial."""
-    out = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     values = "  ".join(f"{name} {value:.3f}" for name in ("megapixels", "val_part/miou", "val/miou")
                        if (value := trial.last(name)) is not None)
     end = "" if trial.state == "RUNNING" else f"  {trial.state} {trial.reason}".rstrip()
-    out.print(f"{trial.run_id[:8]} {trial.name}  {values}{end}", markup=False)
+    say(f"{trial.run_id[:8]} {trial.name}  {values}{end}")
 
 
 def trials_table(tried: Sequence[Trial]) -> Group:
     """A table of a search's trials in the order of merit, and below it why some did not finish."""
-    beside = ("trial", "reason", "run")
-    rows = [{"run": row["run"][:8]} | {name: cell for name, cell in row.items() if name not in beside}
-            for row in trials.rows(tried)]
     count = ", ".join(f"{number} {state}" for state, number in trials.states(tried).items())
     table = Table(title=f"{len(tried)} trials: {count}", title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name.replace(".", ".\n").replace("/", "/\n"), overflow="fold",
-                         justify="right" if name in trials.COLUMNS.values() else "left")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row.values()))
+    for name in ("run", "state", *trials.COLUMNS.values()):
+        table.add_column(name.replace("/", "/\n"), justify="right" if name in trials.COLUMNS.values() else "left")
+    table.add_column("what differs", overflow="fold")
+    differing = trials.differing(tried)
+    for row in trials.rows(tried):
+        point = ", ".join(f"{name.split('.')[1]} {row[name]}" for name in differing)
+        table.add_row(row["run"][:8], row["state"], *(row[name] for name in trials.COLUMNS.values()), escape(point))
     return Group(table, *(escape(f"{t.run_id[:8]} {t.state}: {t.reason}") for t in trials.ranked(tried) if t.reason))
+
+
+def say(text: str) -> None:
+    """Print a line of what goes on."""
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def ingest_table(report: Report) -> Table:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,11 +34,14 @@ def connected(address: str = "", cpus: int = 0) -> Iterator[None]:
         # Ray turns token authentication on by itself, as it should; that needs no warning.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         own = {"num_cpus": cpus or None, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=target, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"cluster.address: no Ray cluster answers at {target} ({reason})") from None
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own drains for half a minute, and aborts after three seconds
     try:
         yield
     finally:

@@ -81,7 +81,7 @@ def run(search: Search, heard: Callable[[Trial], None]) -> list[Trial]:
         tune.with_resources(partial(_trial, search=search), _resources(search.base.cluster)),
         tune_config=tune.TuneConfig(
             num_samples=settings.trials, max_concurrent_trials=concurrent,
-            search_alg=Proposals(search.space, ledger, settings.seed),
+            search_alg=Proposals(search.space, search.space.origin(search.base), ledger, settings.seed),
             scheduler=Rungs(ledger, grace=min(settings.grace or length / 9, length), length=length,
                             reduction=settings.reduction)),
         run_config=tune.RunConfig(
@@ -233,10 +233,11 @@ class Ledger(tune.Callback):
 
 
 class Proposals(OptunaSearch):
-    """Optuna's tree-structured Parzen estimator over a space; a proposal has a record from its first moment."""
+    """Optuna's tree-structured Parzen estimator over a space, beginning with the search's own configuration as far as
+    the space holds it. A proposal has a record from its first moment."""
 
-    def __init__(self, over: Space, ledger: Ledger, seed: int) -> None:
-        super().__init__(space=over.propose, metric=METRIC, mode="max", seed=seed)
+    def __init__(self, over: Space, first: dict[str, Any], ledger: Ledger, seed: int) -> None:
+        super().__init__(space=over.propose, points_to_evaluate=[first], metric=METRIC, mode="max", seed=seed)
         self._ledger = ledger
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:

@@ -1,15 +1,18 @@
 """A search: trials of many configurations, the best of which is trained again. What `jobs/search.py` does."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from patchstore import Store
 from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, score, space, tracking, trials
 from swath import split as splits
 from swath.config import Config
 from swath.errors import TrainingError
 from swath.job import length
+from swath.split import Split
 from swath.trials import Trial
 
 _EMA_SHARE = 0.03
@@ -55,24 +58,17 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.
         experiment.check_parts(possible, store, split)
     location = tracking.prepare(workdir, config.track.uri)
     base = for_trials(config, length(config, patches.plan(store, config, "train", labels=split)))
-    summary = tracking.MlflowTracker.start(
-        location.uri, experiment=config.track.experiment, name=config.track.name or "search",
-        artifact_location=location.artifact_location,
-        params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
-        tags={"swath.role": "search", "swath.protocol": score.protocol(store, split, "val", config).digest(),
-              "swath.store": store.uri, "swath.fingerprint": store.fingerprint})
-    with experiment.ended_truly(summary):
-        summary.tags({"swath.search": summary.run_id})
-        summary.text(config.to_json(), "config.json")
-        with ray_cluster.connected(config.cluster.address, cpus=ray_cluster.own_cores(config.cluster)):
-            tried = ray_tune.run(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
-                                                 run_id=summary.run_id), heard)
-            _report(summary, tried)
-            winner = trials.best(tried)
-            if winner is None:
-                raise TrainingError(f"of {len(tried)} trials none finished ({trials.states(tried)}); the first: "
-                                    f"{tried[0].reason}")
-            best = _train_again(config, base, winner, summary, workdir)
+    # Connected around the record: a search that is told to end has seconds, and leaving Ray can take as long.
+    with (ray_cluster.connected(config.cluster.address, cpus=ray_cluster.own_cores(config.cluster)),
+          _summary(base, store, split, location) as summary):
+        tried = ray_tune.run(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
+                                             run_id=summary.run_id), heard)
+        _report(summary, tried)
+        winner = trials.best(tried)
+        if winner is None:
+            raise TrainingError(f"of {len(tried)} trials none finished ({trials.states(tried)}); the first: "
+                                f"{tried[0].reason}")
+        best = _train_again(config, base, winner, summary, workdir)
         summary.text(best.config.to_json(), "best.json")
         summary.tags({"swath.best": best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
                       + trials.to_markdown(trials.rows(tried)[:_NOTED])})
@@ -92,8 +88,24 @@ def for_trials(config: Config, megapixels: float) -> Config:
                                          ema=config.train.ema or _EMA_SHARE * length))
 
 
+@contextmanager
+def _summary(base: Config, store: Store, split: Split, location: tracking.Location) -> Iterator[tracking.Tracker]:
+    """The search's own record, which ends with what really happened in the block."""
+    summary = tracking.MlflowTracker.start(
+        location.uri, experiment=base.track.experiment, name=base.track.name or "search",
+        artifact_location=location.artifact_location,
+        params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
+        tags={"swath.role": "search", "swath.protocol": score.protocol(store, split, "val", base).digest(),
+              "swath.store": store.uri, "swath.fingerprint": store.fingerprint})
+    with experiment.ended_truly(summary):
+        summary.tags({"swath.search": summary.run_id})
+        summary.text(base.to_json(), "config.json")
+        yield summary
+
+
 def _train_again(config: Config, base: Config, winner: Trial, summary: tracking.Tracker, workdir: Path) -> Best:
     """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
+    console.say(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
     again = space.place(config, winner.point)
     if address := ray_cluster.elsewhere(config.cluster.address):  # where the trials were: this process may have no GPU
         again = replace(again, cluster=replace(again.cluster, address=address))

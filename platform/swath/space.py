@@ -54,6 +54,10 @@ class Choice:
         """Values that show whether the dimension is possible."""
         return self.values
 
+    def holding(self, value: Any) -> str | None:
+        """The choice that is this value; none where there is none."""
+        return next((text for text in self.values if _value(self.field, text) == value), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -75,6 +79,10 @@ class Interval:
         """Values that show whether the dimension is possible."""
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
+    def holding(self, value: Any) -> float | None:
+        """The value, where it lies in the interval."""
+        return value if self.low <= value <= self.high else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -85,6 +93,12 @@ class Space:
     def propose(self, proposer: Proposer) -> dict[str, Any]:
         """A point of the space."""
         return {dimension.field: dimension.propose(proposer) for dimension in self.dimensions}
+
+    def origin(self, base: Config) -> dict[str, Any]:
+        """Where the base itself lies, in the dimensions that hold its value."""
+        values = base.flat()
+        held = {dimension.field: dimension.holding(values[dimension.field]) for dimension in self.dimensions}
+        return {field: value for field, value in held.items() if value is not None}
 
     def configurations(self, base: Config) -> list[Config]:
         """The base with each end and each choice of every dimension by itself: what can be checked beforehand.

@@ -61,13 +61,17 @@ COLUMNS = {"val/miou": "val/miou", "val_part/miou": "val_part/miou", "megapixels
 """Metrics of the table, with what stands over them."""
 
 
+def differing(trials: Sequence[Trial]) -> list[str]:
+    """The searched fields in which trials differ."""
+    searched = dict.fromkeys(name for trial in trials for name in trial.point)
+    return [name for name in searched if len({str(trial.point.get(name)) for trial in trials}) > 1]
+
+
 def rows(trials: Sequence[Trial]) -> list[dict[str, str]]:
     """A table of trials in the order of merit: name, state, metrics, the fields that differ, reason, run."""
-    searched = list(dict.fromkeys(name for trial in trials for name in trial.point))
-    differing = [name for name in searched if len({str(trial.point.get(name)) for trial in trials}) > 1]
     return [{"trial": trial.name, "state": trial.state,
              **{title: _number(trial.last(metric)) for metric, title in COLUMNS.items()},
-             **{name: _number(trial.point.get(name)) for name in differing},
+             **{name: _number(trial.point.get(name)) for name in differing(trials)},
              "reason": trial.reason, "run": trial.run_id} for trial in ranked(trials)]
 
 

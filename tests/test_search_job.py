@@ -1,0 +1,68 @@
+"""The search job as a user runs it, on a Ray cluster of its own: to its end, and stopped half-way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from conftest import ROOT
+from swath import config as configuration
+from swath import tracking
+
+pytestmark = pytest.mark.timeout(600)
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
+TINY = ("synthetic", "--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.1, "--cluster.device",
+        "cpu", "--search.megapixels", 0.2, "--search.space", "patches.scales=1|1,2", "loss.dice=0..1")
+
+
+def statuses(workdir: Path) -> dict[str, list[str]]:
+    """The statuses of all runs, by their role in the search."""
+    client = MlflowClient(tracking.prepare(workdir).uri)
+    found: dict[str, list[str]] = {}
+    for run in client.search_runs([e.experiment_id for e in client.search_experiments()]):
+        found.setdefault(run.data.tags["swath.role"], []).append(run.info.status)
+    return found
+
+
+def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, tmp_path: Path) -> None:
+    result = job("search", *TINY, "--data.store", store_uri, "--search.trials", 2, "--workdir", tmp_path, "--json")
+    assert result.returncode == 0, result.stderr
+    last = json.loads(result.stdout.strip().splitlines()[-1])
+    assert last["states"] == {"FINISHED": 2}
+    assert last["best"].keys() == {"run_id", "config", "val_miou"}
+    assert 0 <= last["best"]["val_miou"] <= 1
+    config = configuration.from_json(json.dumps(last["best"]["config"]))
+    assert config.data.store == store_uri
+    summary = tracking.find(tracking.prepare(tmp_path).uri, last["search"])
+    assert summary.tags["swath.best"] == last["best"]["run_id"]
+    assert "mlflow ui --backend-store-uri" in result.stdout
+    assert statuses(tmp_path) == {"search": ["FINISHED"], "trial": ["FINISHED"] * 2, "winner": ["FINISHED"]}
+
+
+def test_a_stopped_search_leaves_no_process_and_no_run_that_claims_to_run(store_uri: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "search.py"), *map(str, TINY), "--data.store", store_uri,
+               "--search.megapixels", "50", "--search.trials", "3", "--workdir", str(tmp_path)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        while not list(tmp_path.glob("checkpoints/*/kpx*/manifest.json")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    found = statuses(tmp_path)
+    assert set(found.pop("search")) == {"KILLED"}
+    assert set(found.pop("trial")) == {"KILLED"}
+    assert not found
