@@ -78,7 +78,7 @@ def _configure(arguments: Arguments, workdir: Path) -> Config:
         config, source = recipes.synthetic(), workdir / "scenes"
         testing.make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
     else:
-        config, source = cli.recipe(arguments.recipe), arguments.data
+        config, source = cli.recipe(arguments.recipe), cli.lasting(arguments.data, "data")
     store = str(workdir / f"{config.track.experiment}.zarr")
     return replace(config, data=replace(config.data, source=str(source), store=store),
                    search=replace(config.search, trials=TRIALS))

@@ -106,6 +106,20 @@ def test_a_submitted_training_is_found_from_elsewhere(head: Head, store_uri: str
 
 
 @pytest.mark.slow
+def test_a_submitted_search_is_found_from_elsewhere(head: Head, store_uri: str, tmp_path: Path) -> None:
+    result = head.submit("searches", "jobs/search.py", "synthetic", "--data.store", store_uri, *TINY, "--search.trials",
+                         2, "--search.megapixels", 0.2, "--search.space", "patches.scales=1|2", "--workdir", tmp_path,
+                         "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+    assert sum(told["states"].values()) == 2
+    uri = tracking.prepare(tmp_path).uri
+    assert tracking.find(uri, told["search"]).status == "FINISHED"
+    assert tracking.find(uri, told["best"]["run_id"]).metrics["val/miou"] == pytest.approx(told["best"]["val_miou"])
+    assert told["best"]["config"]["cluster"]["address"] == ""  # good for another cluster too
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arguments", "says"), [
     ("unknown", ("synthetix",), "did you mean synthetic?"),
     ("relative", ("synthetic", "--data.store", "/s.zarr", "--workdir", "runs/a"), "workdir: runs/a is relative"),

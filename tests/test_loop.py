@@ -110,7 +110,7 @@ def test_the_moving_average_has_a_half_life_in_megapixels(batch: int) -> None:
     state = State(net=one, average=zero, optimiser=torch.optim.SGD(one.parameters()))  # type: ignore[arg-type]
     steps = round(1 / step_megapixels)
     for step in range(10_000, 10_000 + steps):
-        state.follow(ema_decay(config, step, step_megapixels))
+        state.follow(zero, ema_decay(config, step, step_megapixels))  # type: ignore[arg-type]
     for name, tensor in zero.state_dict().items():  # buffers too; a counter is copied
         assert float(tensor) == pytest.approx(1 if name.endswith("tracked") else 0.5, abs=0.01)
     assert ema_decay(config, 0, step_megapixels) == 0.1
@@ -122,6 +122,14 @@ def test_the_moving_average_is_what_is_used(finished: loop.Run) -> None:
     used = saved.network(CPU).state_dict()
     assert all(torch.equal(used[name], tensor) for name, tensor in saved.state["average"].items())
     assert any(not torch.equal(used[name], tensor) for name, tensor in saved.state["net"].items())
+
+
+def test_a_run_cut_off_before_its_last_report_tells_it(finished: loop.Run, store: Store, tmp_path: Path) -> None:
+    reports: list[Metrics] = []
+    context = LocalContext(tmp_path, CPU, resume=finished.checkpoint, listeners=(reports.append,))
+    run = loop.fit(TINY, store, context)
+    assert reports == [finished.metrics]
+    np.testing.assert_array_equal(run.counts_KK, finished.counts_KK)
 
 
 def test_cutting_the_batch_does_not_change_the_losses(finished: loop.Run, store: Store, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import psutil
 import pytest
 
 from swath import config as configuration
-from swath import experiment, search, tracking, trials
+from swath import experiment, ray_tune, search, tracking, trials
 from swath.config import ClusterConfig, Config, DataConfig, ModelConfig, PatchesConfig, SearchConfig, TrainConfig
 from swath.errors import ConfigError, TrainingError
-from swath.ray_cluster import connected
+from swath.ray_cluster import connected, cores
 from swath.trials import Trial
 
 pytestmark = pytest.mark.timeout(600)
-Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def tiny(store_uri: str, *space: str, **settings: object) -> Config:
@@ -93,6 +91,52 @@ def test_the_best_is_the_best(found: search.Found) -> None:
     assert best.params["model.arch"] == found.best.config.model.arch == "unet"
 
 
+def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search.Found, store_uri: str, tmp_path: Path
+                                                                   ) -> None:
+    winner = trials.best(found.trials)
+    assert winner is not None
+    config, summary = tiny(store_uri, "loss.dice=0|1"), tracking.MemoryTracker()
+    kept = search._train_again(replace(config, train=replace(config.train, lr=1e30, warmup=0, clip=0)), config,
+                               replace(winner, point={}), summary, tmp_path)
+    assert (kept.run_id, kept.val_miou) == (winner.run_id, winner.last("val/miou"))
+    assert "the loss is" in summary.record().tags["swath.winner"]
+
+
+def test_an_autoscaled_cluster_has_to_be_told_how_far_to_grow(cluster: None, store_uri: str, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")  # connected already, so nothing asks whether it answers
+    config = tiny(store_uri, "loss.dice=0|1", concurrent=3)
+    config = replace(config, cluster=ClusterConfig(device="cuda"))
+    with pytest.raises(ConfigError, match=r"has 0 GPUs so far.*--search.concurrent N --cluster.cpus N"):
+        search.run(config, tmp_path)
+    placed = ray_tune.placed(replace(config, cluster=ClusterConfig(device="cuda", cpus=8, workers=2)))
+    assert (placed.search.concurrent, placed.cluster.cpus, placed.cluster.device) == (3, 8, "cuda")
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(ConfigError, match="the Ray cluster has 0 GPUs"):
+        ray_tune.placed(config)
+
+
+def test_trials_get_what_the_cluster_has_room_for(cluster: None, store_uri: str) -> None:
+    def places(trials: int, **cluster: int) -> tuple[int, int]:
+        placed = ray_tune.placed(replace(tiny(store_uri, "loss.dice=0|1", trials=trials),
+                                         cluster=ClusterConfig(**cluster)))
+        return placed.search.concurrent, placed.cluster.cpus
+
+    assert [places(8), places(2), places(8, cpus=2), places(8, workers=2)] == [(3, 1), (2, 1), (1, 2), (1, 1)]
+    with pytest.raises(ConfigError, match="no room for a trial of 4 workers with 1 CPU cores each"):
+        places(8, workers=4)
+
+
+@pytest.mark.parametrize(("nodes", "processes", "gpu", "each"), [
+    ([(8, 0)], 1, False, 8), ([(8, 0)], 3, False, 2), ([(8, 0), (2, 0)], 2, False, 4), ([(8, 0), (2, 0)], 10, False, 1),
+    ([(8, 0), (2, 0)], 11, False, 0), ([(0, 0), (4, 0), (4, 0)], 4, False, 2), ([(16, 2)], 2, True, 8),
+    ([(16, 2)], 3, True, 0), ([(2, 0), (8, 1), (8, 1)], 2, True, 8), ([(1, 4), (8, 1)], 2, True, 1), ([], 1, False, 0),
+])
+def test_cores_of_a_process_are_those_of_one_node(nodes: list[tuple[int, int]], processes: int, gpu: bool, each: int
+                                                  ) -> None:
+    assert cores(nodes, processes, gpu) == each
+
+
 def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> None:
     from mlflow import MlflowClient
 
@@ -108,9 +152,9 @@ def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> 
     assert {run.data.params["train.schedule"] for run in runs if run.data.tags["swath.role"] == "trial"} == {"constant"}
     summary = tracking.find(found.location.uri, found.run_id)
     assert summary.status == "FINISHED"
-    assert summary.metrics["best/val_miou"] == found.best.val_miou
-    assert {key: n for key, n in summary.metrics.items() if key.startswith("trials/")} == {
-        f"trials/{state}": n for state, n in trials.states(found.trials).items()}
+    assert {key: n for key, n in summary.metrics.items() if key.startswith("search/")} == {
+        "search/best_val_miou": found.best.val_miou,
+        **{f"search/{state.lower()}": n for state, n in trials.states(found.trials).items()}}
     assert {a.path for a in client.list_artifacts(found.run_id)} == {"config.json", "best.json", "trials.csv",
                                                                      "search.png"}
 
@@ -149,6 +193,9 @@ def test_a_trial_goes_on_after_its_process_is_killed(cluster: None, store_uri: s
     assert len(killer.killed) == 1
     assert trials.states(found.trials) == {"FINISHED": 1}
     assert len(tracking.metric_history(found.location.uri, found.trials[0].run_id, "train/loss")) == 3
+    recorded = record(found, found.trials[0])
+    assert recorded.metrics["restarts"] == 1
+    assert "died" in recorded.tags["swath.restart"]
 
 
 def test_a_trial_killed_too_often_has_failed(cluster: None, store_uri: str, tmp_path: Path) -> None:
@@ -188,7 +235,7 @@ def test_a_space_that_cannot_be_is_refused_before_anything_starts(store_uri: str
 
 
 def test_what_trials_have_in_common_does_not_depend_on_their_end(store_uri: str) -> None:
-    base = search.for_trials(tiny(store_uri, "loss.dice=0|1", megapixels=0.2), 5.0)
+    base = search.for_trials(tiny(store_uri, "loss.dice=0|1", megapixels=0.2))
     assert (base.train.megapixels, base.train.schedule) == (0.2, "constant")
     assert base.train.ema == pytest.approx(0.006)
-    assert search.for_trials(tiny(store_uri, "loss.dice=0|1"), 5.0).train.megapixels == 5.0
+    assert search.for_trials(tiny(store_uri, "loss.dice=0|1")).train.megapixels == 0.3

@@ -6,32 +6,53 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from conftest import ROOT
+from patchstore import Store
 from swath import config as configuration
-from swath import tracking
+from swath import patches, tracking
+from swath import split as splits
 
 pytestmark = pytest.mark.timeout(600)
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
-TINY = ("synthetic", "--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.1, "--cluster.device",
-        "cpu", "--search.megapixels", 0.2, "--search.space", "patches.scales=1|1,2", "loss.dice=0..1")
+TINY = ("synthetic", "--patches.size", 64, "--train.epochs", 1.5, "--train.megapixels", 0, "--train.report-every", 0.1,
+        "--cluster.device", "cpu", "--search.megapixels", 0.2, "--search.space", "patches.scales=1|1,2",
+        "loss.dice=0..1")
 
 
-def statuses(workdir: Path) -> dict[str, list[str]]:
-    """The statuses of all runs, by their role in the search."""
+def runs(workdir: Path) -> dict[str, list[Run]]:
+    """All runs, by their role in the search."""
     client = MlflowClient(tracking.prepare(workdir).uri)
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Run]] = {}
     for run in client.search_runs([e.experiment_id for e in client.search_experiments()]):
-        found.setdefault(run.data.tags["swath.role"], []).append(run.info.status)
+        found.setdefault(run.data.tags["swath.role"], []).append(run)
     return found
 
 
-def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, tmp_path: Path) -> None:
+def statuses(workdir: Path) -> dict[str, list[str]]:
+    """Their statuses."""
+    return {role: [run.info.status for run in some] for role, some in runs(workdir).items()}
+
+
+@pytest.fixture
+def plan_megapixels(store: Store) -> float:
+    """An epoch of the recipe at that size."""
+    import recipes
+
+    config = recipes.synthetic()
+    config = replace(config, patches=replace(config.patches, size=64))
+    return patches.plan(store, config, "train", labels=splits.divide(store, config.split)).megapixels
+
+
+def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, plan_megapixels: float, tmp_path: Path
+                                                  ) -> None:
     result = job("search", *TINY, "--data.store", store_uri, "--search.trials", 2, "--workdir", tmp_path, "--json")
     assert result.returncode == 0, result.stderr
     last = json.loads(result.stdout.strip().splitlines()[-1])
@@ -42,6 +63,9 @@ def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, tmp_
     assert config.data.store == store_uri
     summary = tracking.find(tracking.prepare(tmp_path).uri, last["search"])
     assert summary.tags["swath.best"] == last["best"]["run_id"]
+    lengths = {role: {run.data.params["train.megapixels"] for run in some} for role, some in runs(tmp_path).items()}
+    assert lengths["trial"] == {"0.2"}
+    assert {float(length) for length in lengths["winner"]} == {1.5 * plan_megapixels}  # whatever scales it has
     assert "mlflow ui --backend-store-uri" in result.stdout
     assert statuses(tmp_path) == {"search": ["FINISHED"], "trial": ["FINISHED"] * 2, "winner": ["FINISHED"]}
 
@@ -52,8 +76,10 @@ def test_a_stopped_search_leaves_no_process_and_no_run_that_claims_to_run(store_
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
     try:
+        deadline = time.monotonic() + 240
         while not list(tmp_path.glob("checkpoints/*/kpx*/manifest.json")):
             assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.2)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)

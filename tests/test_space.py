@@ -38,7 +38,7 @@ def test_dimensions_are_read() -> None:
     ("loss.dice=1..0", "an interval goes up"),
     ("train.lr=0..1:log", "begins above 0"),
     ("train.lr=0..1:square", "LOW..HIGH or LOW..HIGH:log"),
-    ("model.arch=a..b", "of a field of numbers"),
+    ("model.weights=none|w.pt", "model.weights=w.pt: give an absolute path"),
     ("patches.size=64|64", "names a choice twice"),
 ])
 def test_a_dimension_that_is_wrong_is_named(text: str, part: str) -> None:
@@ -55,7 +55,7 @@ def test_a_field_stands_once_and_something_is_searched() -> None:
 
 
 @pytest.mark.parametrize(("size", "batch", "micro_batch", "stride"), [
-    (64, 64, 32, 32), (128, 16, 8, 64), (256, 4, 2, 128), (1024, 1, 1, 512), (96, 28, 14, 48)])
+    (64, 64, 32, 32), (8, 4096, 2048, 4), (128, 16, 8, 64), (256, 4, 2, 128), (1024, 1, 1, 512), (96, 28, 14, 48)])
 def test_the_batch_is_constant_in_pixels(size: int, batch: int, micro_batch: int, stride: int) -> None:
     config = space.place(BASE, {"patches.size": str(size)})
     assert (config.train.batch, config.train.micro_batch, config.patches.stride) == (batch, micro_batch, stride)
@@ -107,5 +107,7 @@ def test_a_base_is_found_in_the_space_as_far_as_that_holds_it() -> None:
 def test_every_dimension_is_tried_beforehand() -> None:
     tried = space.read(["patches.size=64|256", "loss.dice=0..1"]).configurations(BASE)
     assert [(c.patches.size, c.loss.dice) for c in tried] == [(64, 0), (256, 0), (128, 0), (128, 1)]
+    losses = space.read(["loss.cross_entropy=0..1", "loss.dice=0.1..1", "patches.background=|water"])
+    assert len(losses.configurations(BASE)) == 6  # without the cross-entropy only with the dice
     with pytest.raises(ConfigError, match=r"search\.space: patches\.size=4: patches\.size must be from 8 to 8192"):
         space.read(["patches.size=4|64"]).configurations(BASE)

@@ -125,7 +125,10 @@ def lasting_uri(uri: str) -> str:
 
 
 def lasting_config(config: Config) -> Config:
-    """A configuration with a lasting store and a lasting tracking store."""
+    """A configuration with lasting places: its store, its tracking store, and a file of weights."""
+    weights = config.model.weights
+    if weights not in ("none", "imagenet"):
+        config = replace(config, model=replace(config.model, weights=lasting(weights, "model.weights")))
     return replace(config, data=replace(config.data, store=lasting(config.data.store, "data.store")),
                    track=replace(config.track, uri=lasting_uri(config.track.uri)))
 

@@ -294,7 +294,7 @@ class ClusterConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a worker; auto takes a GPU where there is one."""
     cpus: int = 0
-    """CPU cores of a worker; 0: the machine's cores divided among the workers."""
+    """CPU cores of a worker; 0: those of the machine or the cluster, divided among all workers that run at once."""
     address: str = ""
     """Ray cluster to use; empty: $RAY_ADDRESS, or a cluster of its own on this machine."""
     restarts: int = 2
@@ -327,7 +327,8 @@ class SearchConfig(Section):
     reduction: float = 3.0
     """At grace, and at every length so many times the last, the best one in so many goes on."""
     concurrent: int = 0
-    """Trials at once; 0: as many as there are GPUs for, or else one a core and at most 4."""
+    """Trials at once, at most; 0: as many as there are GPUs for, or without GPUs as many as there are cores for, but
+    no more than 4."""
     seed: int = 0
     """Seed of the searcher."""
 

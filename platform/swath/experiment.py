@@ -49,20 +49,24 @@ class Fit(Protocol):
         """Run the loop, with checkpoints in `folder`, its reports going to `tracker` of the tracking store `uri`."""
 
 
-def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None) -> Outcome:
+def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None, by_ray: bool = False) -> Outcome:
     """Train, score and record one model; checkpoints and the default tracking store lie below `workdir`.
 
+    In this process for one worker, by Ray Train for several, or if `by_ray`, or if the configuration names a cluster.
     Raises ConfigError, DataError or a PatchstoreError before anything is started where the configuration, the store or
     the tracking store cannot serve, and TrainingError when the run itself fails.
     """
     began, workdir = time.perf_counter(), workdir.resolve()
     config, store = placed(config)
     costs = check(config, store)
+    by_ray = by_ray or config.cluster.workers > 1 or bool(config.cluster.address)
+    if not by_ray:
+        choose_device(config.cluster.device)
     location = tracking.prepare(workdir, config.track.uri)
     tracker = tracking.MlflowTracker.start(
         location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
         artifact_location=location.artifact_location, params=config.flat(), tags=tags or {})
-    run, result = record(config, store, workdir, tracker, location, fit, costs)
+    run, result = record(config, store, workdir, tracker, location, _fit_by_ray if by_ray else _fit, costs)
     return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began, score=result)
 
 
@@ -126,22 +130,27 @@ def ended_truly(tracker: Tracker) -> Iterator[None]:
     """End a run with what really happened in the block."""
     try:
         yield
-    except Exception as error:
-        tracker.end("FAILED", f"{type(error).__name__}: {error}")
-        raise
-    except BaseException as error:  # an interrupt, or the exit that a signal asks for
-        tracker.end("KILLED", type(error).__name__)
+    except BaseException as error:
+        tracker.end("FAILED" if isinstance(error, Exception) else "KILLED", reason(error))
         raise
     tracker.end("FINISHED")
 
 
-def fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
-    """Run the loop: in this process for one worker, by Ray Train for several."""
-    if config.cluster.workers > 1 or config.cluster.address:
-        from swath import ray_train  # only here: a run of one worker needs no Ray
+def reason(error: BaseException) -> str:
+    """Why something ended: an error, an interrupt, or the exit that a signal asks for."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted" if isinstance(error, KeyboardInterrupt) else "told to end by a signal"
+    return f"{type(error).__name__}: {error}"
 
-        return ray_train.train(config, folder, tracker, uri)
+
+def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
     return fit_here(config, store, folder, tracker, ReportLine())
+
+
+def _fit_by_ray(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+    from swath import ray_train  # only here: a run in this process needs no Ray
+
+    return ray_train.train(config, folder, tracker, uri)
 
 
 def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, listener: Listener) -> loop.Run:
@@ -179,8 +188,6 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
     patches.plan(store, config, "val", labels=split)
     Augment(config.augment, store.dtype)
     score.check_without(store, config)
-    if config.cluster.workers == 1 and not config.cluster.address:
-        choose_device(config.cluster.device)
 
 
 def _draw(config: Config, store: Store, split: Split, run: loop.Run, counts_KK: NDArray[np.int64], tracker: Tracker

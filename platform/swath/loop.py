@@ -46,6 +46,7 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     """
     job = Job(config, store, context)
     state = job.start()
+    resumed = state.step
     train = job.network(state)
     job.tally.clear()  # its clock begins here
     for batch in job.loader.batches(state.step, job.steps):
@@ -56,6 +57,8 @@ def fit(config: Config, store: Store, context: Context) -> Run:
             report(job, state, final=state.step == job.steps)
     if job.tally.steps:  # stopped early: what was done since the last report is kept
         report(job, state, final=False)
+    elif resumed == job.steps:  # cut off between the last checkpoint and its report
+        context.report(state.history[-1], None)
     return Run(metrics=state.history[-1], checkpoint=context.newest, megapixels=state.megapixels,
                history=state.history, counts_KK=state.counts_KK)
 
@@ -91,8 +94,8 @@ def train_step(job: Job, state: State, train: DistributedDataParallel | Net, bat
         torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.train.clip)
     state.optimiser.step()
     state.optimiser.zero_grad(set_to_none=True)
-    if config.train.ema:
-        state.follow(ema_decay(config.train, state.step, job.step_megapixels))
+    if state.average is not None:
+        state.follow(state.average, ema_decay(config.train, state.step, job.step_megapixels))
     state.step += 1
     state.megapixels = state.step * job.step_megapixels
     return loss, counts_KK

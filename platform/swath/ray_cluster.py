@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,19 +53,13 @@ def elsewhere(address: str) -> str:
     return address or os.environ.get("RAY_ADDRESS", "")
 
 
-def own_cores(cluster: ClusterConfig) -> int:
-    """The cores of a cluster of our own: this machine's, or as many as its workers ask for; and one more for whoever
-    drives several."""
-    return max(os.cpu_count() or 1, cluster.workers * max(1, cluster.cpus)) + (cluster.workers > 1)
-
-
 def use_gpu(cluster: ClusterConfig) -> bool:
     """Whether workers take a GPU each.
 
     A cluster elsewhere that has too few for `cluster.device cuda` may grow; one of our own cannot. Raises ConfigError
     when there are GPUs, or they are asked for, and too few.
     """
-    gpus = int(resource("GPU"))
+    gpus = sum(gpus for _, gpus in nodes())
     if cluster.device == "cpu" or (cluster.device == "auto" and gpus == 0):
         return False
     if gpus < cluster.workers and not (cluster.device == "cuda" and elsewhere(cluster.address)):
@@ -74,19 +68,22 @@ def use_gpu(cluster: ClusterConfig) -> bool:
     return True
 
 
-def resource(name: str) -> float:
-    """How much of a resource the cluster has."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get(name, 0.0)
+def nodes() -> list[tuple[int, int]]:
+    """The CPU cores and the GPUs of each node."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive]
 
 
-def cores(processes: int, gpu: bool) -> int:
-    """CPU cores for each of so many processes at once: their share of the cluster's, and no more than a node can give.
+def cores(nodes: Sequence[tuple[int, int]], processes: int, gpu: bool) -> int:
+    """The most CPU cores that so many processes can have each on nodes of such cores and GPUs, none being spread over
+    two nodes; if `gpu`, with a GPU each. 0: there is no room for them."""
+    def room(each: int) -> int:
+        return sum(min(cpus // each, gpus) if gpu else cpus // each for cpus, gpus in nodes)
 
-    With a GPU each: what its node has of cores for each of its GPUs.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if gpu:
-        return max(1, min((int(n.get("CPU", 0) // n["GPU"]) for n in nodes if n.get("GPU")), default=1))
-    most = max((int(n.get("CPU", 0)) for n in nodes), default=1)
-    return max(1, min(most, int(resource("CPU")) // processes))
+    most = max((cpus for cpus, _ in nodes), default=0)
+    return next((each for each in range(most, 0, -1) if room(each) >= processes), 0)
+
+
+def own_cores(cluster: ClusterConfig) -> int:
+    """The cores of a cluster of our own: this machine's, or as many as its workers ask for."""
+    return max(os.cpu_count() or 1, cluster.workers * max(1, cluster.cpus))

@@ -17,6 +17,7 @@ from ray.train import (
     Checkpoint,
     CheckpointConfig,
     FailureConfig,
+    LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -48,15 +49,17 @@ class Order:
 
 
 def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri: str,
-          callbacks: Sequence[UserCallback] = ()) -> loop.Run:
+          callbacks: Sequence[UserCallback] = (), gpu: bool | None = None) -> loop.Run:
     """Train one model on `config.cluster.workers` workers; checkpoints go to `folder`, callbacks hear of reports.
+
+    gpu: whether each worker takes a GPU; None: as the cluster has them.
 
     Raises TrainingError when more workers are lost than `cluster.restarts` allows, and what the loop raises.
     """
     workers = config.cluster.workers
     with connected(config.cluster.address, ray_cluster.own_cores(config.cluster)):
-        gpu = ray_cluster.use_gpu(config.cluster)
-        cpus = config.cluster.cpus or ray_cluster.cores(workers, gpu)
+        gpu = ray_cluster.use_gpu(config.cluster) if gpu is None else gpu
+        cpus = config.cluster.cpus or max(1, ray_cluster.cores(ray_cluster.nodes(), workers, gpu))
         tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
         order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,
                       run_id=tracker.run_id)
@@ -66,6 +69,7 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
                                          | ({"GPU": 1} if gpu else {})),
             run_config=RunConfig(
                 name=folder.name, storage_path=str(folder.parent), callbacks=list(callbacks),  # type: ignore[arg-type]
+                logging_config=LoggingConfig(log_level="WARNING"),
                 failure_config=FailureConfig(max_failures=config.cluster.restarts, controller_failure_limit=3),  # type: ignore[call-arg]
                 checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep,
                                                    checkpoint_score_attribute="val_part/miou")))

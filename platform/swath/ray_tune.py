@@ -5,7 +5,9 @@ The driver begins the records of the trials and ends them, for a trial that is s
 
 import logging
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +24,10 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from patchstore import Store
-from swath import checkpoint, experiment, loop, ray_cluster, ray_train, space, tracking
+from swath import checkpoint, console, experiment, loop, ray_cluster, ray_train, space, tracking
 from swath.config import ClusterConfig, Config
 from swath.context import Metrics
-from swath.errors import ConfigError
+from swath.errors import ConfigError, SwathError
 from swath.records import cut
 from swath.space import Point, Space
 from swath.tracking import MlflowTracker, Tracker
@@ -36,8 +38,10 @@ _KEPT = (CLOCK, METRIC, "val_part/miou_se", "val/miou", "val/loss", "train/loss"
 """Metrics that the driver remembers of a trial; its record has all."""
 _FAILED = "failed"
 """Key of a trial's last result when it failed by itself; after an exception Tune would try again, as for a process."""
-_DRIVER = {"CPU": 0.1}
-"""What the driver of a trial with workers of its own takes."""
+_DRIVER = {"memory": 1e9}
+"""What the driver of a trial with workers of its own takes: no core, else it would stand in the way of its workers."""
+_PATIENCE_S = 5
+"""Seconds between tries to end records in a tracking store that does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,37 @@ class Search:
         return space.place(self.base, point)
 
 
-def run(search: Search, heard: Callable[[Trial], None]) -> list[Trial]:
-    """Run the trials on the cluster that this process is connected to; `heard` is told of each report and each end.
+def placed(base: Config) -> Config:
+    """The base with what each trial has of the cluster that this process is connected to, and how many run at once.
 
-    However it ends, no trial's record is left running.
+    Raises ConfigError where the cluster has no room for a single trial, and where an autoscaled one has none yet and it
+    is not said how far it is to grow.
+    """
+    cluster, settings, nodes = base.cluster, base.search, ray_cluster.nodes()
+    gpu, gpus = ray_cluster.use_gpu(cluster), sum(gpus for _, gpus in nodes)
+    most = settings.concurrent or (gpus // cluster.workers if gpu else 4)
+    grows = gpu and cluster.device == "cuda" and bool(ray_cluster.elsewhere(cluster.address))
+    if grows and gpus < max(1, most) * cluster.workers:
+        if not (settings.concurrent and cluster.cpus):
+            raise ConfigError(f"the cluster has {gpus} GPUs so far; say how many trials it is to grow for, and how "
+                              "many cores its nodes have for each GPU: --search.concurrent N --cluster.cpus N")
+        concurrent = min(settings.trials, most)
+    else:
+        fitting = [n for n in range(1, min(settings.trials, most) + 1)
+                   if ray_cluster.cores(nodes, n * cluster.workers, gpu) >= max(1, cluster.cpus)]
+        if not fitting:
+            raise ConfigError(f"cluster.workers: the cluster has no room for a trial of {cluster.workers} workers with "
+                              f"{max(1, cluster.cpus)} CPU cores each; use fewer")
+        concurrent = fitting[-1]
+    cpus = cluster.cpus or ray_cluster.cores(nodes, concurrent * cluster.workers, gpu)
+    return replace(base, search=replace(settings, concurrent=concurrent),
+                   cluster=replace(cluster, address="", cpus=cpus, device="cuda" if gpu else "cpu"))
+
+
+def run(ledger: "Ledger") -> None:
+    """Run a ledger's trials on the cluster that this process is connected to.
+
+    However it ends, but for the death of this process, no trial's record is left running.
     """
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",        # MLflow has the results
@@ -73,15 +104,12 @@ def run(search: Search, heard: Callable[[Trial], None]) -> list[Trial]:
     for name in ("tune", "analysis.experiment_analysis"):  # that trials failed, and that no result.json is there
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     tune_controller.RayActorManager = Survivor  # type: ignore[attr-defined]
-    settings, concurrent = search.base.search, at_once(search.base)
-    length = search.base.train.megapixels
-    search = replace(search, base=replace(search.base, cluster=_share(search.base, concurrent)))
-    ledger = Ledger(search, heard)
+    search = ledger.search
+    settings, length = search.base.search, search.base.train.megapixels
     tuner = tune.Tuner(
         tune.with_resources(partial(_trial, search=search), _resources(search.base.cluster)),
         tune_config=tune.TuneConfig(
-            num_samples=settings.trials, max_concurrent_trials=concurrent,
-            search_alg=Proposals(search.space, search.space.origin(search.base), ledger, settings.seed),
+            num_samples=settings.trials, max_concurrent_trials=settings.concurrent, search_alg=Proposals(ledger),
             scheduler=Rungs(ledger, grace=min(settings.grace or length / 9, length), length=length,
                             reduction=settings.reduction)),
         run_config=tune.RunConfig(
@@ -90,31 +118,9 @@ def run(search: Search, heard: Callable[[Trial], None]) -> list[Trial]:
     try:
         tuner.fit()
     except BaseException as error:
-        ledger.close(f"the search was ended: {type(error).__name__}")
+        ledger.close(f"its search was {experiment.reason(error)}")
         raise
-    ledger.close("the search ended before it")
-    return list(ledger.trials.values())
-
-
-def at_once(base: Config) -> int:
-    """How many trials run at once. Raises ConfigError where the cluster has no room for a single one."""
-    cluster, workers = base.cluster, base.cluster.workers
-    cores = int(ray_cluster.resource("CPU") - (5 * _DRIVER["CPU"] if workers > 1 else 0))
-    if ray_cluster.use_gpu(cluster):
-        fitting = max(1, int(ray_cluster.resource("GPU")) // workers)  # none yet: a cluster that grows as it is asked
-    else:
-        fitting = min(4, cores // (workers * max(1, cluster.cpus)))
-        if not fitting:
-            raise ConfigError(f"cluster.workers: a trial takes {workers} workers of {max(1, cluster.cpus)} CPU cores, "
-                              f"but the Ray cluster has {cores}; use fewer")
-    return min(base.search.trials, base.search.concurrent or fitting)
-
-
-def _share(base: Config, concurrent: int) -> ClusterConfig:
-    """What each trial has of the cluster, which it is on already."""
-    gpu = ray_cluster.use_gpu(base.cluster)
-    cpus = base.cluster.cpus or ray_cluster.cores(concurrent * base.cluster.workers, gpu)
-    return replace(base.cluster, address="", cpus=cpus, device="cuda" if gpu else "cpu")
+    ledger.close("its search ended before it")
 
 
 def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
@@ -125,25 +131,22 @@ def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
 
 def _trial(settings: dict[str, Any], search: Search) -> None:
     """One trial, in a process of its own: the same as a run that is started by hand, recorded by the same tracker."""
-    tracker = MlflowTracker.attach(search.location.uri, settings["run_id"])
     try:
+        tracker = MlflowTracker.attach(search.location.uri, settings["run_id"])
         with experiment.ended_truly(tracker):
             config, store = experiment.placed(search.config(settings["point"]))
             costs = experiment.check(config, store)
             experiment.record(config, store, search.workdir, tracker, search.location, _fit, costs)
     except Exception as error:  # noqa: BLE001 - it is recorded; Tune hears of it as a result
-        tune.report({_FAILED: _reason(error)})
+        tune.report({_FAILED: experiment.reason(error)})
 
 
 def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
     """Run the loop, its reports going to Tune as well: here for one worker, by Ray Train for several."""
     if config.cluster.workers > 1:
-        return ray_train.train(config, folder, tracker, uri, callbacks=[TuneReportCallback()])  # type: ignore[no-untyped-call]
+        heard = TuneReportCallback()  # type: ignore[no-untyped-call]
+        return ray_train.train(config, folder, tracker, uri, callbacks=[heard], gpu=config.cluster.device == "cuda")
     return experiment.fit_here(config, store, folder, tracker, lambda metrics: tune.report(dict(metrics)))
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 class Survivor(RayActorManager):
@@ -159,26 +162,30 @@ class Survivor(RayActorManager):
 
 
 class Ledger(tune.Callback):
-    """What is known of each trial, on the driver. Of plain values, for Tune pickles it."""
+    """What is known of each trial, on the driver. Of plain values, for Tune pickles it.
+
+    A tracking store that is away for a while does not end the search: what could not be recorded is tried again.
+    """
 
     def __init__(self, search: Search, heard: Callable[[Trial], None]) -> None:
+        self.search = search
         self.trials: dict[str, Trial] = {}
         """By Tune's name of a trial."""
-        self._search = search
         self._heard = heard
         self._stopped: dict[str, str] = {}
+        self._unrecorded: set[str] = set()
 
     def begin(self, trial_id: str, point: Point) -> str:
         """Begin the record of a trial; returns its run's id."""
         try:
-            config = self._search.config(point)
+            config = self.search.config(point)
             name, params = experiment.run_name(config), config.flat()
         except ConfigError:  # which the trial itself will raise, and end its record with
             name, params = "impossible", dict(point)
         tracker = MlflowTracker.start(
-            self._search.location.uri, experiment=self._search.base.track.experiment, name=name, params=params,
-            artifact_location=self._search.location.artifact_location,
-            tags={"swath.search": self._search.run_id, "swath.role": "trial", "swath.trial": str(len(self.trials))})
+            self.search.location.uri, experiment=self.search.base.track.experiment, name=name, params=params,
+            artifact_location=self.search.location.artifact_location,
+            tags={"swath.search": self.search.run_id, "swath.role": "trial", "swath.trial": str(len(self.trials))})
         self.trials[trial_id] = Trial(run_id=tracker.run_id, name=name, point=point)
         return tracker.run_id
 
@@ -187,10 +194,15 @@ class Ledger(tune.Callback):
         self._stopped[trial_id] = reason
 
     def close(self, reason: str) -> None:
-        """End the records of all trials that still run."""
+        """End the records of all trials that still run, and those that could not be ended yet."""
         for trial_id, trial in self.trials.items():
             if trial.state == "RUNNING":
                 self._end(trial_id, "KILLED", reason)
+        for _ in range(3):
+            if self._unrecorded:
+                time.sleep(_PATIENCE_S)
+            for trial_id in sorted(self._unrecorded):
+                self._record_end(trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any],
                         **info: Any) -> None:
@@ -202,42 +214,73 @@ class Ledger(tune.Callback):
         before = tuple(m for m in known.history if m[CLOCK] < fresh[CLOCK])  # a restarted trial reports anew
         self._update(trial.trial_id, replace(known, history=(*before, fresh)))
 
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Record that a trial's process was lost, and goes on from its checkpoint."""
+        known = self.trials[trial.trial_id]
+        console.say(f"{known.run_id[:8]} {known.name}  its process was lost; it goes on from its checkpoint")
+        self._stopped.pop(trial.trial_id, None)
+        with suppress(SwathError):  # its end will say so too
+            self._tracker(known).log({"restarts": float(trial.num_failures)}, known.last(CLOCK) or 0.0)
+            self._tracker(known).tags({"swath.restart": _loss(trial)})
+
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End a trial that has come to its end, has failed, or is stopped."""
-        reason = (trial.last_result or {}).get(_FAILED)
-        if reason:
+        if reason := (trial.last_result or {}).get(_FAILED):
             self._end(trial.trial_id, "FAILED", reason)
+        elif self.trials[trial.trial_id].last("val/miou") is not None:
+            self._end(trial.trial_id, "FINISHED", "")
         elif trial.trial_id in self._stopped:
             self._end(trial.trial_id, "STOPPED", self._stopped[trial.trial_id])
         else:
-            self._end(trial.trial_id, "FINISHED", "")
+            self._end(trial.trial_id, "FAILED", "it ended without a final score")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End a trial whose process was lost too often."""
-        said = Path(trial.error_file).read_text().split("\n", 1)[-1]  # the first line counts the failures
         self._end(trial.trial_id, "FAILED", "its process was lost more often than cluster.restarts "
-                  f"({self._search.base.cluster.restarts}): {cut(' '.join(said.split()), 300)}")
+                  f"({self.search.base.cluster.restarts}): {_loss(trial)}")
 
     def _end(self, trial_id: str, state: State, reason: str) -> None:
-        trial = replace(self.trials[trial_id], state=state, reason=reason)
-        tracker = MlflowTracker.attach(self._search.location.uri, trial.run_id)
-        tracker.tags({"swath.state": state})
-        if newest := checkpoint.newest(experiment.checkpoints(self._search.workdir, trial.run_id)):
-            tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
-        tracker.end(STATUS[state], reason)
-        self._update(trial_id, trial)
+        self._update(trial_id, replace(self.trials[trial_id], state=state, reason=reason))
+        self._record_end(trial_id)
+
+    def _record_end(self, trial_id: str) -> None:
+        trial = self.trials[trial_id]
+        assert trial.state != "RUNNING"
+        try:
+            tracker = self._tracker(trial)
+            tracker.tags({"swath.state": trial.state})
+            folder = experiment.checkpoints(self.search.workdir, trial.run_id)
+            if trial.state in ("STOPPED", "KILLED") and (newest := checkpoint.newest(folder)):
+                tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
+            tracker.end(STATUS[trial.state], trial.reason)
+            self._unrecorded.discard(trial_id)
+        except SwathError as error:
+            self._unrecorded.add(trial_id)
+            console.say(f"{trial.run_id[:8]} {trial.name}  its end could not be recorded yet: {error}")
+
+    def _tracker(self, trial: Trial) -> MlflowTracker:
+        return MlflowTracker.attach(self.search.location.uri, trial.run_id)
 
     def _update(self, trial_id: str, trial: Trial) -> None:
         self.trials[trial_id] = trial
         self._heard(trial)
 
 
+def _loss(trial: TuneTrial) -> str:
+    """What Ray says of the loss of a trial's process."""
+    assert trial.error_file is not None
+    said = Path(trial.error_file).read_text().split("Failure # ")[-1].split("\n", 1)[-1]  # the first line counts them
+    return cut(" ".join(said.split()), 300)
+
+
 class Proposals(OptunaSearch):
     """Optuna's tree-structured Parzen estimator over a space, beginning with the search's own configuration as far as
     the space holds it. A proposal has a record from its first moment."""
 
-    def __init__(self, over: Space, first: dict[str, Any], ledger: Ledger, seed: int) -> None:
-        super().__init__(space=over.propose, points_to_evaluate=[first], metric=METRIC, mode="max", seed=seed)
+    def __init__(self, ledger: Ledger) -> None:
+        base, over = ledger.search.base, ledger.search.space
+        super().__init__(space=over.propose, points_to_evaluate=[over.origin(base)], metric=METRIC, mode="max",
+                         seed=base.search.seed)
         self._ledger = ledger
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -249,6 +292,9 @@ class Proposals(OptunaSearch):
         """Tell Optuna how a trial ended: a failed one has no score, whatever it had reported before."""
         failed = error or _FAILED in (result or {})
         super().on_trial_complete(trial_id, None if failed else result, failed)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a search is not restored, since ASHA's rungs would not be (ray issue 30838)."""
 
 
 class Rungs(AsyncHyperBandScheduler):

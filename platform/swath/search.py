@@ -10,7 +10,7 @@ from patchstore import Store
 from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, score, space, tracking, trials
 from swath import split as splits
 from swath.config import Config
-from swath.errors import TrainingError
+from swath.errors import SwathError, TrainingError
 from swath.job import length
 from swath.split import Split
 from swath.trials import Trial
@@ -57,13 +57,19 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.
     for possible in (config, *dimensions.configurations(config)):
         experiment.check_parts(possible, store, split)
     location = tracking.prepare(workdir, config.track.uri)
-    base = for_trials(config, length(config, patches.plan(store, config, "train", labels=split)))
+    longest = length(config, patches.plan(store, config, "train", labels=split))
+    config = replace(config, train=replace(config.train, megapixels=longest))  # a point's own epochs may be shorter
     # Connected around the record: a search that is told to end has seconds, and leaving Ray can take as long.
     with (ray_cluster.connected(config.cluster.address, cpus=ray_cluster.own_cores(config.cluster)),
-          _summary(base, store, split, location) as summary):
-        tried = ray_tune.run(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
-                                             run_id=summary.run_id), heard)
-        _report(summary, tried)
+          _summary(config, store, split, location) as summary):
+        base = ray_tune.placed(for_trials(config))
+        ledger = ray_tune.Ledger(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
+                                                 run_id=summary.run_id), heard)
+        try:
+            ray_tune.run(ledger)
+        finally:
+            tried = list(ledger.trials.values())
+            _report(summary, tried)
         winner = trials.best(tried)
         if winner is None:
             raise TrainingError(f"of {len(tried)} trials none finished ({trials.states(tried)}); the first: "
@@ -72,20 +78,20 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.
         summary.text(best.config.to_json(), "best.json")
         summary.tags({"swath.best": best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
                       + trials.to_markdown(trials.rows(tried)[:_NOTED])})
-        summary.log({"best/val_miou": best.val_miou}, 0.0)
+        summary.log({"search/best_val_miou": best.val_miou}, 0.0)
     return Found(run_id=summary.run_id, location=location, trials=tried, best=best)
 
 
-def for_trials(config: Config, megapixels: float) -> Config:
-    """What all trials of a search have in common; `megapixels`: the length of the configuration's own run.
+def for_trials(config: Config) -> Config:
+    """What all trials of a search around a configuration, whose length is in megapixels, have in common.
 
     Their learning rate is constant after the warm-up, and a moving average of the weights stands in for its decay: what
     a trial is worth at a rung does not depend on where it would have ended (Hägele et al. 2024, Scaling Laws and
     Compute-Optimal Training Beyond Fixed Training Durations).
     """
-    length = config.search.megapixels or megapixels
-    return replace(config, train=replace(config.train, megapixels=length, schedule="constant",
-                                         ema=config.train.ema or _EMA_SHARE * length))
+    megapixels = config.search.megapixels or config.train.megapixels
+    return replace(config, train=replace(config.train, megapixels=megapixels, schedule="constant",
+                                         ema=config.train.ema or _EMA_SHARE * megapixels))
 
 
 @contextmanager
@@ -105,21 +111,25 @@ def _summary(base: Config, store: Store, split: Split, location: tracking.Locati
 
 def _train_again(config: Config, base: Config, winner: Trial, summary: tracking.Tracker, workdir: Path) -> Best:
     """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
+    before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last("val/miou") or 0.0)
     console.say(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
     again = space.place(config, winner.point)
-    if address := ray_cluster.elsewhere(config.cluster.address):  # where the trials were: this process may have no GPU
-        again = replace(again, cluster=replace(again.cluster, address=address))
-    outcome = experiment.train(again, workdir, tags={"swath.search": summary.run_id, "swath.role": "winner"})
-    before = winner.last("val/miou") or 0.0
-    if outcome.score.miou >= before:
-        return Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)
-    return Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=before)
+    there = bool(ray_cluster.elsewhere(config.cluster.address))  # where the trials were: this process may have no GPU
+    try:
+        outcome = experiment.train(again, workdir, by_ray=there,
+                                   tags={"swath.search": summary.run_id, "swath.role": "winner"})
+    except SwathError as error:
+        console.say(f"it failed, so the trial itself is the best: {error}")
+        summary.tags({"swath.winner": experiment.reason(error)})
+        return before
+    after = Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)
+    return max(before, after, key=lambda best: best.val_miou)
 
 
 def _report(summary: tracking.Tracker, tried: list[Trial]) -> None:
     """Record what the trials came to: their number by state, and a table of them, as CSV and on the run's page."""
     table = trials.rows(tried)
-    summary.log({f"trials/{state}": float(number) for state, number in trials.states(tried).items()}, 0.0)
+    summary.log({f"search/{state.lower()}": float(number) for state, number in trials.states(tried).items()}, 0.0)
     summary.text(trials.to_csv(table), "trials.csv")
     summary.tags({_NOTE: trials.to_markdown(table[:_NOTED])})
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,9 @@ A point of the space gives a value, as text, to each field. What depends on a se
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -101,16 +103,21 @@ class Space:
         return {field: value for field, value in held.items() if value is not None}
 
     def configurations(self, base: Config) -> list[Config]:
-        """The base with each end and each choice of every dimension by itself: what can be checked beforehand.
+        """The base with each end and each choice of every dimension by itself (or, where that is impossible, with the
+        last of every other): what can be checked beforehand.
 
         Raises ConfigError, naming the dimension, where one is not possible.
         """
         every = []
+        others = {dimension.field: dimension.ends()[-1] for dimension in self.dimensions}
         for dimension in self.dimensions:
             for value in dimension.ends():
                 try:
                     every.append(place(base, {dimension.field: value}))
                 except ConfigError as error:
+                    with suppress(ConfigError):  # a loss of weight 0, say, where another has one
+                        every.append(place(base, others | {dimension.field: value}))
+                        continue
                     raise ConfigError(f"search.space: {dimension.field}={value}: {error}") from None
         return every
 
@@ -139,10 +146,10 @@ def place(base: Config, point: Point) -> Config:
     values: dict[str, Any] = {name: _value(name, value) for name, value in point.items()}
     size = values.get("patches.size", base.patches.size)
     if size != base.patches.size and size > 0:
-        area, workers = (base.patches.size / size) ** 2, base.cluster.workers
-        batch = workers * max(1, round(base.train.batch * area / workers))
-        values = {"train.batch": batch, "train.micro_batch": max(1, round(base.train.micro_batch * area)),
-                  "patches.stride": round(base.patches.stride * size / base.patches.size)} | values
+        ratio, stride, workers = size / base.patches.size, base.patches.stride, base.cluster.workers
+        values = {"train.batch": workers * max(1, round(base.train.batch / ratio**2 / workers)),
+                  "train.micro_batch": max(1, round(base.train.micro_batch / ratio**2)),
+                  "patches.stride": stride and max(1, round(stride * ratio))} | values
     if scales := values.get("patches.scales"):
         several = base.patches.combine if base.patches.combine != "single" else "mixture"
         values = {"patches.combine": several if len(scales) > 1 else "single"} | values
@@ -158,16 +165,18 @@ def _dimension(text: str) -> Choice | Interval:
     if not equals or not values:
         raise ConfigError(f"search.space: {text!r} is not written FIELD=A|B|C or FIELD=LOW..HIGH")
     kind = _type(name)
-    if ".." not in values:
+    if ".." not in values or kind not in (int, float):
         choices = tuple(values.split("|"))
         for choice in choices:
             _value(name, choice)
+            if name == "model.weights" and choice not in ("none", "imagenet") and not Path(choice).is_absolute():
+                raise ConfigError(f"search.space: {name}={choice}: give an absolute path; trials run elsewhere")
         if len(set(choices)) < len(choices):
             raise ConfigError(f"search.space: {text!r} names a choice twice")
         return Choice(field=name, values=choices)
     interval, _, scale = values.partition(":")
-    if kind not in (int, float) or scale not in ("", "log"):
-        raise ConfigError(f"search.space: {text!r}: an interval is LOW..HIGH or LOW..HIGH:log, of a field of numbers")
+    if scale not in ("", "log"):
+        raise ConfigError(f"search.space: {text!r}: an interval is LOW..HIGH or LOW..HIGH:log")
     low, high = (_value(name, end) for end in interval.split("..", 1))
     if not low < high or (scale and low <= 0):
         raise ConfigError(f"search.space: {text!r}: an interval goes up, and a logarithmic one begins above 0")
@@ -190,6 +199,6 @@ def _value(name: str, value: str | int | float) -> Any:
     kind = _type(name)
     several = getattr(kind, "__origin__", None) is tuple
     try:
-        return TypeAdapter(kind).validate_python(tuple(str(value).split(",")) if several else value)
+        return TypeAdapter(kind).validate_python(tuple(filter(None, str(value).split(","))) if several else value)
     except ValidationError as error:
         raise ConfigError(f"search.space: {name} does not take {value!r}: {error.errors()[0]['msg']}") from None

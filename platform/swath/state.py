@@ -41,11 +41,9 @@ class State:
         return self.average or self.net
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
+    def follow(self, average: Net, decay: float) -> None:
         """Let the average follow the network: weights and buffers, a share `decay` of the old being kept."""
-        if self.average is None:
-            return
-        for old, new in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+        for old, new in zip(average.state_dict().values(), self.net.state_dict().values(), strict=True):
             if old.is_floating_point():
                 old.lerp_(new, 1 - decay)
             else:  # a counter

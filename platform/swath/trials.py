@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from swath.context import Metrics
-from swath.records import Status
+from swath.records import Status, cut
 from swath.space import Point
 
 State = Literal["RUNNING", "FINISHED", "STOPPED", "FAILED", "KILLED"]
@@ -69,9 +69,10 @@ def differing(trials: Sequence[Trial]) -> list[str]:
 
 def rows(trials: Sequence[Trial]) -> list[dict[str, str]]:
     """A table of trials in the order of merit: name, state, metrics, the fields that differ, reason, run."""
+    fields = differing(trials)
     return [{"trial": trial.name, "state": trial.state,
              **{title: _number(trial.last(metric)) for metric, title in COLUMNS.items()},
-             **{name: _number(trial.point.get(name)) for name in differing(trials)},
+             **{name: _number(trial.point.get(name)) for name in fields},
              "reason": trial.reason, "run": trial.run_id} for trial in ranked(trials)]
 
 
@@ -88,8 +89,9 @@ def to_markdown(table: Sequence[dict[str, str]]) -> str:
     """A table as Markdown, which MLflow shows on a run's page."""
     if not table:
         return ""
-    lines = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    cells = [[cut(" ".join(cell.split()), 120).replace("|", "\\|") for cell in row.values()] for row in table]
+    lines = [list(table[0]), ["---"] * len(table[0]), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _number(value: str | float | None) -> str:
