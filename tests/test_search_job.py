@@ -70,6 +70,7 @@ def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, plan
     assert statuses(tmp_path) == {"search": ["FINISHED"], "trial": ["FINISHED"] * 2, "winner": ["FINISHED"]}
 
 
+@pytest.mark.slow
 def test_a_stopped_search_leaves_no_process_and_no_run_that_claims_to_run(store_uri: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "search.py"), *map(str, TINY), "--data.store", store_uri,
                "--search.megapixels", "50", "--search.trials", "3", "--workdir", str(tmp_path)]

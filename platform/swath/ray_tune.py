@@ -118,9 +118,9 @@ def run(ledger: "Ledger") -> None:
     try:
         tuner.fit()
     except BaseException as error:
-        ledger.close(f"its search was {experiment.reason(error)}")
+        ledger.close(f"its search ended: {experiment.reason(error)}")
         raise
-    ledger.close("its search ended before it")
+    ledger.close("its search ended first")
 
 
 def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
