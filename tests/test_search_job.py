@@ -89,7 +89,6 @@ def test_a_stopped_search_leaves_no_process_and_no_run_that_claims_to_run(store_
         process.kill()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-    found = statuses(tmp_path)
-    assert set(found.pop("search")) == {"KILLED"}
-    assert set(found.pop("trial")) == {"KILLED"}
-    assert not found
+    assert {role: set(some) for role, some in statuses(tmp_path).items()} == {"search": {"KILLED"}, "trial": {"KILLED"}}
+    reasons = {role: {run.data.tags["swath.reason"] for run in some} for role, some in runs(tmp_path).items()}
+    assert reasons == {"search": {"told to end by a signal"}, "trial": {"its search ended: told to end by a signal"}}
