@@ -22,6 +22,7 @@ from swath.config import Config
 from swath.ray_cluster import connected
 
 TRIALS = 4
+"""Of the search, whatever the recipe says."""
 SCENES, GROUPS, SIDE = 12, 6, 768
 """Generated scenes: enough for each split to have some of its own, small enough for two cores."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -14,6 +15,7 @@ from swath import experiment, ray_tune, search, tracking, trials
 from swath.config import ClusterConfig, Config, DataConfig, ModelConfig, PatchesConfig, SearchConfig, TrainConfig
 from swath.errors import ConfigError, TrainingError
 from swath.ray_cluster import connected, cores
+from swath.state import ema_decay, learning_rate
 from swath.trials import Trial
 
 pytestmark = pytest.mark.timeout(600)
@@ -99,7 +101,7 @@ def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search
     kept = search._train_again(replace(config, train=replace(config.train, lr=1e30, warmup=0, clip=0)), config,
                                replace(winner, point={}), summary, tmp_path)
     assert (kept.run_id, kept.val_miou) == (winner.run_id, winner.last("val/miou"))
-    assert "the loss is" in summary.record().tags["swath.winner"]
+    assert "the loss is" in summary.record().tags["swath.winner.reason"]
 
 
 def test_an_autoscaled_cluster_has_to_be_told_how_far_to_grow(cluster: None, store_uri: str, tmp_path: Path,
@@ -235,7 +237,19 @@ def test_a_space_that_cannot_be_is_refused_before_anything_starts(store_uri: str
 
 
 def test_what_trials_have_in_common_does_not_depend_on_their_end(store_uri: str) -> None:
-    base = search.for_trials(tiny(store_uri, "loss.dice=0|1", megapixels=0.2))
-    assert (base.train.megapixels, base.train.schedule) == (0.2, "constant")
-    assert base.train.ema == pytest.approx(0.006)
-    assert search.for_trials(tiny(store_uri, "loss.dice=0|1")).train.megapixels == 0.3
+    config = tiny(store_uri, "loss.dice=0|1")
+    config = replace(config, train=replace(config.train, megapixels=4.0, warmup=0.1))
+    rates, decays = [], []
+    for length in (1.0, 2.0, 0.0, 8.0):  # 0: as the winner's run
+        trial = search.for_trials(replace(config, search=replace(config.search, megapixels=length))).train
+        assert trial.megapixels == (length or 4.0)
+        steps = round(trial.megapixels / 0.01)
+        rates.append([learning_rate(trial, step, steps) for step in range(100)])
+        decays.append([ema_decay(trial, step, 0.01) for step in range(100)])
+    for rate, decay in zip(rates, decays):
+        np.testing.assert_allclose(rate, rates[0], rtol=1e-9)
+        assert decay == decays[0]
+    assert rates[0][39:] == [config.train.lr] * 61  # constant after 0.4 Mpx
+    assert rates[0][0] < rates[0][38] < config.train.lr
+    with pytest.raises(ConfigError, match=r"search.megapixels must be above the warm-up \(0.4 Mpx"):
+        search.for_trials(replace(config, search=replace(config.search, megapixels=0.4)))

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -219,9 +218,12 @@ class Ledger(tune.Callback):
         known = self.trials[trial.trial_id]
         console.say(f"{known.run_id[:8]} {known.name}  its process was lost; it goes on from its checkpoint")
         self._stopped.pop(trial.trial_id, None)
-        with suppress(SwathError):  # its end will say so too
-            self._tracker(known).log({"restarts": float(trial.num_failures)}, known.last(CLOCK) or 0.0)
-            self._tracker(known).tags({"swath.restart": _loss(trial)})
+        try:
+            tracker = self._tracker(known)
+            tracker.log({"restarts": float(trial.num_failures)}, known.last(CLOCK) or 0.0)
+            tracker.tags({"swath.restart": _loss(trial)})
+        except SwathError as error:
+            console.say(f"{known.run_id[:8]} {known.name}  that could not be recorded: {error}")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End a trial that has come to its end, has failed, or is stopped."""

@@ -10,14 +10,14 @@ from patchstore import Store
 from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, score, space, tracking, trials
 from swath import split as splits
 from swath.config import Config
-from swath.errors import SwathError, TrainingError
+from swath.errors import ConfigError, SwathError, TrainingError
 from swath.job import length
 from swath.split import Split
 from swath.trials import Trial
 
 _EMA_SHARE = 0.03
-"""Half-life of the moving average in trials, as a share of their length, where the recipe has none: a few hundredths of
-a run are what a decay of the learning rate smooths over (assumed, not measured)."""
+"""Half-life of the moving average in trials, as a share of the run that the winner gets, where the recipe has none: a
+few hundredths of a run are what a decay of the learning rate smooths over (assumed, not measured)."""
 
 _NOTE, _NOTED = "mlflow.note.content", 20
 """The tag that MLflow shows as a run's description, and how many trials stand in it."""
@@ -57,12 +57,13 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.
     for possible in (config, *dimensions.configurations(config)):
         experiment.check_parts(possible, store, split)
     location = tracking.prepare(workdir, config.track.uri)
-    longest = length(config, patches.plan(store, config, "train", labels=split))
-    config = replace(config, train=replace(config.train, megapixels=longest))  # a point's own epochs may be shorter
+    own = length(config, patches.plan(store, config, "train", labels=split))
+    config = replace(config, train=replace(config.train, megapixels=own))  # a point's own epochs may be shorter
+    base = for_trials(config)
     # Connected around the record: a search that is told to end has seconds, and leaving Ray can take as long.
     with (ray_cluster.connected(config.cluster.address, cpus=ray_cluster.own_cores(config.cluster)),
           _summary(config, store, split, location) as summary):
-        base = ray_tune.placed(for_trials(config))
+        base = ray_tune.placed(base)
         ledger = ray_tune.Ledger(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
                                                  run_id=summary.run_id), heard)
         try:
@@ -87,11 +88,16 @@ def for_trials(config: Config) -> Config:
 
     Their learning rate is constant after the warm-up, and a moving average of the weights stands in for its decay: what
     a trial is worth at a rung does not depend on where it would have ended (Hägele et al. 2024, Scaling Laws and
-    Compute-Optimal Training Beyond Fixed Training Durations).
+    Compute-Optimal Training Beyond Fixed Training Durations). So warm-up and average are as long as in the run that the
+    winner gets, however long the trials are. Raises ConfigError for trials that would end within the warm-up.
     """
-    megapixels = config.search.megapixels or config.train.megapixels
-    return replace(config, train=replace(config.train, megapixels=megapixels, schedule="constant",
-                                         ema=config.train.ema or _EMA_SHARE * megapixels))
+    own = config.train.megapixels
+    longest = config.search.megapixels or own
+    if longest <= (warmup := config.train.warmup * own):
+        raise ConfigError(f"search.megapixels must be above the warm-up ({warmup:g} Mpx: train.warmup x the run's "
+                          f"length), got {longest:g}")
+    return replace(config, train=replace(config.train, megapixels=longest, schedule="constant", warmup=warmup / longest,
+                                         ema=config.train.ema or _EMA_SHARE * own))
 
 
 @contextmanager
@@ -120,7 +126,7 @@ def _train_again(config: Config, base: Config, winner: Trial, summary: tracking.
                                    tags={"swath.search": summary.run_id, "swath.role": "winner"})
     except SwathError as error:
         console.say(f"it failed, so the trial itself is the best: {error}")
-        summary.tags({"swath.winner": experiment.reason(error)})
+        summary.tags({"swath.winner.reason": experiment.reason(error)})
         return before
     after = Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)
     return max(before, after, key=lambda best: best.val_miou)
