@@ -1,6 +1,6 @@
 """Ingest a folder of images and masks into a store.
 
-python jobs/ingest.py RECIPE --data.source DIR --data.store URI [--json]
+python jobs/ingest.py RECIPE --data.source DIR --data.store URI [--dry-run] [--skip-bad] [--align] [--json]
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,35 @@ class Arguments:
     """Arguments of the job."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    dry_run: bool = False
+    """Only say what would be done, how large it would be and how long it would take."""
+    skip_bad: bool = False
+    """Leave out files that cannot be used, and succeed; they are listed either way."""
+    align: bool = False
+    """Warp masks and further bands that lie on another grid to their image's; the same as --data.align."""
     json: bool = False
-    """Print one JSON object as the last line: scenes, pixels, classes (fraction of all pixels), ignored (pixels),
-    ignored_values (the same by value), rejected (reasons)."""
+    """Print one JSON object as the last line: scenes, states, pixels, classes (fraction of all pixels), class_km2,
+    ignored (pixels), ignored_values (the same by value), notes, rejected (reasons); with --dry-run: states, estimate,
+    rejected."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
     data = arguments.config.data
-    data = replace(data, store=cli.lasting(data.store, "data.store"), source=cli.lasting(data.source, "data.source"))
-    report = ingest.run(data, partial(ray_ingest.spread, address=arguments.config.cluster.address))
+    data = replace(data, store=cli.lasting(data.store, "data.store"), source=cli.lasting(data.source, "data.source"),
+                   align=data.align or arguments.align)
+    if arguments.dry_run:
+        preview = ingest.preview(data)
+        Console().print(console.preview_table(preview))
+        cli.finish(arguments.json, asdict(preview))
+        preview.check(arguments.skip_bad)
+        return
+    spread = partial(ray_ingest.spread, address=arguments.config.cluster.address)
+    report = ingest.run(data, spread, skip_bad=arguments.skip_bad)
     Console().print(console.ingest_table(report))
     cli.finish(arguments.json, {**asdict(report), "classes": report.fractions, "ignored": report.ignored})
-    report.check()
+    report.check(arguments.skip_bad)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ def main(argv: Sequence[str]) -> None:
     out.print(console.iou_table("test", score.iou, score.means))
     clock.lap("score")
 
-    in_test = dict(splits.divide(patchstore.open(config.data.store), config.split).scenes("test"))
-    source = next(s for s in ingest.sources(config.data) if s.name in in_test)
+    store = patchstore.open(config.data.store, merge=config.data.merge)
+    in_test = dict(splits.divide(store, config.split).scenes("test"))
+    source = next(s for s in ingest.sources(config.data).scenes if s.name in in_test)
     written = apply.predict_file(found.best.run_id, source.image, workdir / "maps" / f"{source.name}.tif",
                                  workdir=workdir)
     clock.lap("map")

@@ -3,6 +3,8 @@
     python jobs/train.py dubai --data.store runs/dubai.zarr --patches.size 512
 """
 
+from dataclasses import replace
+
 from patchstore.testing import CLASSES as SYNTHETIC_CLASSES
 from swath.config import (
     AugmentConfig,
@@ -57,4 +59,89 @@ def dubai() -> Config:
             "loss.focal=0..1", "patches.size=128|256", "patches.scales=1|2|4|1,2", "train.lr=5e-4..3e-3:log")),
         score=ScoreConfig(without=("unlabeled",)),
         track=TrackConfig(experiment="dubai"),
+    )
+
+
+def landcover_ai() -> Config:
+    """LandCover.ai: 41 orthophotos of Poland, 5 classes, patches of 256 px; a U-Net over ResNet-18, 20 passes.
+
+    The source has `images/*.tif` and `masks/*.tif`. Train patches are "relevant": 5 % or more of their labels are of
+    another class than background. The edge that is no multiple of the size is kept. For a GPU; encoders with ImageNet
+    weights are --model.weights imagenet, where they can be downloaded.
+    """
+    return Config(
+        data=DataConfig(adapter="landcover_ai"),
+        split=SplitConfig(val_fraction=0.2, test_fraction=0.1),
+        patches=PatchesConfig(size=256, min_foreground=0.05, background=("background",)),
+        augment=AugmentConfig(rotate=90, shift=0.9),
+        model=ModelConfig(arch="unet", encoder="resnet18"),
+        loss=LossConfig(cross_entropy=0, focal=1, jaccard=1),
+        train=TrainConfig(epochs=20, batch=16, optimiser="adam", weight_decay=0),
+        search=SearchConfig(space=("model.arch=unet|fpn", "model.encoder=resnet18|resnet50", "loss.focal=0..1",
+                                   "loss.jaccard=0..1", "patches.size=256|512", "patches.scales=1|2|1,2")),
+        track=TrackConfig(experiment="landcover_ai"),
+    )
+
+
+def codalab() -> Config:
+    """Satellite images of 1024 px in colour-coded land cover: `*_sat.*`, `*_mask.*`, a class table; patches of 128 px.
+
+    Whole images (scale 8) and crops in full detail (scale 1), mixed. A stride of 16 px is 9 million crops of 2,783
+    images, so the run's length is a budget in megapixels. For a GPU.
+    """
+    return Config(
+        data=DataConfig(adapter="deepglobe", mask="colour"),
+        patches=PatchesConfig(size=128, scales=(1.0, 8.0), combine="mixture", stride=16),
+        model=ModelConfig(arch="unet", encoder="resnet34"),
+        loss=LossConfig(cross_entropy=1, dice=1, class_weights="sqrt"),
+        train=TrainConfig(megapixels=4000, batch=32, report_every=400),
+        search=SearchConfig(megapixels=400, grace=100, space=(
+            "model.arch=unet|deeplabv3plus", "loss.dice=0..1", "patches.size=128|256", "patches.scales=1|1,8|1,2,4")),
+        track=TrackConfig(experiment="codalab"),
+    )
+
+
+def deepglobe() -> Config:
+    """DeepGlobe's land cover: 803 labelled images of 2448 px, 6 classes; `codalab` with patches of 512 px.
+
+    Its masks are not pure: colours that no class has are ignored, and the ingest's report counts them.
+    """
+    base = codalab()
+    return replace(base, data=replace(base.data, stray="ignore"),
+                   patches=PatchesConfig(size=512, scales=(1.0, 4.0), combine="mixture", stride=256),
+                   train=replace(base.train, batch=16), track=TrackConfig(experiment="deepglobe"))
+
+
+def icg_drone() -> Config:
+    """ICG's drone photos: 400 of 6000 x 4000 px, 23 classes beside `unlabeled`; patches of 512 px at scales 1, 2, 4.
+
+    Patches overlap by half; gradients are accumulated over two micro-batches. For a GPU.
+    """
+    return Config(
+        data=DataConfig(adapter="icg_drone", merge=("=unlabeled",)),
+        patches=PatchesConfig(size=512, scales=(1.0, 2.0, 4.0), combine="mixture", stride=256),
+        augment=AugmentConfig(rotate=30, shift=0.1, zoom=0.2, brightness=0.25, contrast=0.25, blur=0.1),
+        model=ModelConfig(arch="deeplabv3plus", encoder="resnet34"),
+        loss=LossConfig(cross_entropy=1, dice=1, class_weights="sqrt"),
+        train=TrainConfig(epochs=10, batch=16, micro_batch=8, lr=5e-4),
+        search=SearchConfig(space=("model.arch=deeplabv3plus|unet", "model.encoder=resnet34|efficientnet-b5",
+                                   "patches.size=512|1024", "patches.scales=1|1,2|1,2,4", "loss.dice=0..1")),
+        track=TrackConfig(experiment="icg_drone"),
+    )
+
+
+def obx() -> Config:
+    """Photos of the Outer Banks: 165 of 920 x 614 px, 3 classes; minutes on two cores.
+
+    The labels are lossy JPEGs: stray values at the edges of classes are ignored, and the ingest's report counts them.
+    """
+    return Config(
+        data=DataConfig(adapter="obx", stray="ignore"),
+        patches=PatchesConfig(size=256, scales=(2.0,), stride=128),
+        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_100"),
+        loss=LossConfig(cross_entropy=1, dice=0.5),
+        train=TrainConfig(megapixels=60, batch=8, report_every=6),
+        search=SearchConfig(trials=8, megapixels=18, grace=6, space=(
+            "model.arch=unet|fpn", "loss.dice=0..1", "patches.size=128|256", "patches.scales=1|2|1,2")),
+        track=TrackConfig(experiment="obx"),
     )

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath import cli
+from swath import cli, space
 from swath import config as configuration
-from swath.config import Config, DataConfig, LossConfig, PatchesConfig, TrainConfig
+from swath.config import Config, DataConfig, LossConfig, PatchesConfig, SplitConfig, TrainConfig
 from swath.errors import ConfigError
 
 
@@ -41,6 +41,14 @@ def test_wrong_json_names_the_field(text: str, part: str) -> None:
     lambda: DataConfig(classes=("water",)),
     lambda: DataConfig(classes=("a=#000000", "a=#000001")),
     lambda: DataConfig(shard=1000),
+    lambda: DataConfig(adapter="obx", masks=""),
+    lambda: DataConfig(mask="colour", attribute="kind"),
+    lambda: DataConfig(mask="polygons", classes=("a=#000000",), background="b"),
+    lambda: DataConfig(merge=("a+b",)),
+    lambda: DataConfig(merge=("#FF0000=a",)),
+    lambda: SplitConfig(val=("a",), test=("b", "a")),
+    lambda: SplitConfig(val=("a", "a")),
+    lambda: SplitConfig(train=("a",)),
     lambda: PatchesConfig(scales=(1, 2)),
     lambda: PatchesConfig(scales=(0.5,)),
     lambda: LossConfig(cross_entropy=0),
@@ -70,6 +78,14 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         cli.read_configured(lambda c: _Arguments(config=c), ["dubay"])
 
 
+@pytest.mark.parametrize("name", ["synthetic", "dubai", "landcover_ai", "codalab", "deepglobe", "icg_drone", "obx"])
+def test_every_recipe_can_be_read_back_and_searched(name: str) -> None:
+    config = cli.recipe(name)
+    assert configuration.from_json(config.to_json()) == config
+    assert space.read(config.search.space).configurations(config)
+    assert config.track.experiment == name
+
+
 def test_recipes_come_from_any_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_recipes.py").write_text(
         "from __future__ import annotations\n"
@@ -81,3 +97,29 @@ def test_recipes_come_from_any_module(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read.config.patches.size == 96
     with pytest.raises(ConfigError, match="there are: mine"):
         cli.read_configured(lambda c: _Arguments(config=c), ["no_recipe", "--recipes", "my_recipes"])
+
+
+def test_published_lists_are_read_with_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("\ufeff# val\n\nimages/a.tif\n  2018-10-06_15.28.51-N.JPG  # dots\nc\n")
+    (tmp_path / "test.csv").write_text('"x,1.png",6\nmasks/y.jpeg,7\n')
+    read = cli.read_configured(lambda c: _Arguments(config=c), [
+        "dubai", "--config.split.val", f"@{tmp_path}/val.txt", "d", "--config.split.test", f"@{tmp_path}/test.csv"])
+    assert read.config.split.val == ("a", "2018-10-06_15.28.51-N", "c", "d")
+    assert read.config.split.test == ("x,1", "y")
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("# nothing\n\n", "has no names in it"),
+    ("a\nb\nimages/a.tif\n", "line 3: a stands in line 1 already"),
+    ("a\n.tif\n", "line 2: '.tif' names no scene"),
+    ("tile_1\n", "names that stand once, got ['tile_1']"),  # the recipe has it for test
+    (None, "not a readable list"),
+])
+def test_lists_that_cannot_be_meant(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "val.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        cli.read_configured(lambda c: _Arguments(config=c), ["dubai", "--config.split.val", f"@{path}"])
+    assert said in str(caught.value)
+    assert "stand once" in said or f"split.val: {path}" in str(caught.value)

@@ -100,7 +100,7 @@ def interrupted(classes_HW):
     (lambda c: [(0, c[:10]), (11, c[11:])], DataError, "expected row 10, got 11"),
     (lambda c: [(0, c[:, 1:])], DataError, "700 wide"),
     (lambda c: [(0, c.astype(np.int64))], DataError, "uint8"),
-    (lambda c: [(0, np.full_like(c, 3))], DataError, "value 3 in rows 0 to 511, but there are 3 classes"),
+    (lambda c: [(0, np.full_like(c, 3))], DataError, "value 3 in rows 0 to 1299, but there are 3 classes"),
 ])
 def test_nothing_is_left_of_a_map_that_failed_and_an_earlier_one_stays(tmp_path, classes_HW, rows, error, said):
     path = tmp_path / "map.tif"

@@ -1,5 +1,6 @@
 """Splits, plans and the order: literal cases, properties, and brute force."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,24 @@ def test_named_groups_and_their_refusals(store: Store) -> None:
         splits.divide(store, SplitConfig(val=("g9",)))
     with pytest.raises(DataError, match="train split has no labelled pixel"):
         splits.divide(store, SplitConfig(val=("g0",), test=("g1", "g2")))
+
+
+def test_a_published_list_may_divide_groups_and_leave_scenes_out(store: Store) -> None:
+    names = sorted(store.scenes)  # g0_s0, g0_s1, g1_s0, …
+    config = SplitConfig(by="scene", train=(names[0],), val=(names[1],), test=(names[2],))
+    split = splits.divide(store, config)
+    assert [[scene for scene, _ in split.scenes(name)] for name in splits.SPLITS] == [[n] for n in names[:3]]
+    assert all((split.labels[name] == splits.NONE).all() for name in names[3:])
+    certified = certificate.certify(store, split)
+    assert certified.pairs["train-val"].distance == 0  # scenes of one group adjoin, and the certificate says so
+    assert (certified.pairs["train-test"].distance or 0) > 100
+    rest = splits.divide(store, SplitConfig(by="scene", val=(names[1],), test=(names[2],)))
+    assert [scene for scene, _ in rest.scenes("train")] == [names[0], *names[3:]]
+    with pytest.raises(DataError, match=r"split.train: no scene 'g0_s7' in the store; did you mean 'g0_s"):
+        splits.divide(store, SplitConfig(by="scene", train=("g0_s7",), val=("g1_s0",), test=("g2_s0",)))
+    store.scenes[names[1]] = replace(store.scenes[names[1]], has_mask=False)
+    with pytest.raises(DataError, match=f"split.val: the scene '{names[1]}' has no mask"):
+        splits.divide(store, config)
 
 
 def test_statistics_come_from_train_cells_alone(store: Store) -> None:

@@ -54,15 +54,15 @@ def test_zarr_python_opens_it(made: Path) -> None:
     scene = group["s"]
     assert scene.attrs["patchstore"]["version"] == store.scenes["s"].version
     arrays = scene[store.scenes["s"].version]
-    image = arrays["image/0"]
+    image = arrays["0/image"]
     assert (image.metadata.dimension_names, image.chunks, image.shards) == (
-        ("band", "row", "col"), (3, 64, 64), (3, 128, 128))
+        ("band", "y", "x"), (3, 64, 64), (3, 128, 128))
     np.testing.assert_array_equal(image[:], whole(store))
-    np.testing.assert_array_equal(arrays["mask/0"][:], whole(store, "mask"))
-    np.testing.assert_array_equal(arrays["mask/1"][:], store.region("s", "mask", (0, 100), (0, 150), 1))
+    np.testing.assert_array_equal(arrays["0/mask"][:], whole(store, "mask"))
+    np.testing.assert_array_equal(arrays["1/mask"][:], store.region("s", "mask", (0, 100), (0, 150), 1))
     np.testing.assert_array_equal(arrays["counts"][:], store.counts("s"))
     np.testing.assert_array_equal(arrays["moments"][:], store.moments("s"))
-    assert {name for name, _ in arrays.members()} == {"image", "mask", "counts", "moments"}
+    assert {name for name, _ in arrays.members()} == {"0", "1", "2", "counts", "moments", "manifest"}
 
 
 def test_cells_count_every_pixel_once(made: Path) -> None:
@@ -140,8 +140,8 @@ def test_open_says_what_it_found(copy: Path, tmp_path: Path) -> None:
         patchstore.open(tmp_path / "other.zarr")
     metadata = copy / "zarr.json"
     text = metadata.read_text()
-    metadata.write_text(text.replace('"format": 1', '"format": 9'))
-    with pytest.raises(StoreError, match="a store of format 9, but this program reads format 1"):
+    metadata.write_text(text.replace('"format": 2', '"format": 9'))
+    with pytest.raises(StoreError, match="a store of format 9, but this program reads format 2"):
         patchstore.open(copy)
     metadata.write_text(text[:100])
     with pytest.raises(StoreError, match="torn or of another kind"):
@@ -183,9 +183,9 @@ def _flip(path: Path) -> None:
     (lambda path: path.unlink(), ", chunk .* in shard c/0/1/1")], ids=["flipped", "cut", "empty", "missing"])
 def test_damage_is_an_error_that_names_the_chunk(copy: Path, damage: object, chunk: str) -> None:
     version = patchstore.open(copy).scenes["s"].version
-    damage(copy / f"s/{version}/image/0/c/0/1/1")  # type: ignore[operator]
+    damage(copy / f"s/{version}/0/image/c/0/1/1")  # type: ignore[operator]
     store = patchstore.open(copy)
-    expected = rf"s\.zarr: scene s, array image/0, rows .*{chunk}: absent or damaged .* ingest the scene again"
+    expected = rf"s\.zarr: scene s, array 0/image, rows .*{chunk}: absent or damaged .* ingest the scene again"
     for window in (Window("s", 130, 130, 64), Window("s", 120, 120, 100)):
         with pytest.raises(ReadError, match=expected):
             store.read([Window("s", 0, 0, 64), window], 64)
@@ -197,9 +197,9 @@ def test_damage_is_an_error_that_names_the_chunk(copy: Path, damage: object, chu
 def test_a_missing_array_is_an_error(copy: Path) -> None:
     store = patchstore.open(copy)
     version = store.scenes["s"].version
-    shutil.rmtree(copy / f"s/{version}/mask/0")
+    shutil.rmtree(copy / f"s/{version}/0/mask")
     (copy / f"s/{version}/counts/c/0/0/0").unlink()
-    with pytest.raises(ReadError, match=r"scene s, array mask/0.*absent or damaged"):
+    with pytest.raises(ReadError, match=r"scene s, array 0/mask.*absent or damaged"):
         store.read([Window("s", 0, 0, 32)], 32)
     with pytest.raises(ReadError, match=r"scene s, array counts.*absent or damaged"):
         store.counts("s")

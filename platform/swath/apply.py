@@ -47,7 +47,7 @@ def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_
     """
     trained, run_id = find(run, workdir, uri)
     config, card = trained.config, trained.card
-    store = patchstore.open(store_uri or card.store)
+    store = patchstore.open(store_uri or card.store, merge=config.data.merge)
     names = tuple(info.name for info in store.classes)
     for what, has, needs in (("bands", store.bands, card.bands), ("dtype", str(store.dtype), card.dtype),
                              ("classes", names, card.classes)):

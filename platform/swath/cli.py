@@ -1,17 +1,19 @@
 """Command lines of the jobs: RECIPE [--config FILE] [--recipes MODULE] [any field], read by tyro."""
 
+import csv
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 import tyro
 
@@ -20,6 +22,9 @@ from swath import config as configuration
 from swath.config import Config
 from swath.context import DeviceName
 from swath.errors import ConfigError, SwathError
+
+_ENDING = re.compile(r"\.(tiff?|jpe?g|jp2|png|bmp|gif|img|vrt)$", re.IGNORECASE)
+"""Endings of rasters, which published lists often give; a name itself may have dots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,9 @@ class ModelArguments:
 
 
 class _Configured(Protocol):
-    """The arguments of a job that takes a configuration."""
+    """The arguments of a job that takes a configuration: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def config(self) -> Config: ...
@@ -58,6 +65,7 @@ P = TypeVar("P", str, Path)
 def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
     """Read the command line of a job that takes a recipe; `arguments(config)` gives the job's defaults.
 
+    Published lists (@FILE in the split) are read here, so that a configuration is pure data.
     Raises ConfigError for an unknown recipe, module or file, and exits with 2 where tyro finds a wrong field.
     """
     rest = list(argv)
@@ -80,7 +88,46 @@ def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
     about = [f"  {name}: {(make.__doc__ or 'undescribed').strip().splitlines()[0]}" for name, make in recipes.items()]
     usage = "\n".join(["RECIPE [--config FILE] [--recipes MODULE]", "", "recipes:", *about])
     default = arguments(config)
-    return read(type(default), rest, usage, default)
+    chosen_arguments = read(type(default), rest, usage, default)
+    return replace(chosen_arguments, config=with_lists(chosen_arguments.config))
+
+
+def with_lists(config: Config) -> Config:
+    """The configuration with the names that stand in files in place of each @FILE of its split.
+
+    Raises ConfigError, naming file and line, for a file that cannot be read or has no names, and for names that stand
+    twice.
+    """
+    train, val, test = (tuple(name for text in getattr(config.split, field) for name in _listed(text, f"split.{field}"))
+                        for field in ("train", "val", "test"))
+    return replace(config, split=replace(config.split, train=train, val=val, test=test))
+
+
+def _listed(text: str, field: str) -> list[str]:
+    """The name that is given, or for @FILE those in the file: one a line, or the first column of a CSV file."""
+    if not text.startswith("@"):
+        return [text]
+    path = Path(text[1:])
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{field}: {path}: not a readable list of names ({error})") from None
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        said = line.partition("#")[0]
+        if path.suffix.lower() == ".csv":
+            said = next(csv.reader([said]), [""])[0]
+        if not said.strip():
+            continue
+        name = _ENDING.sub("", said.strip().replace("\\", "/").rsplit("/", 1)[-1])
+        if not name:
+            raise ConfigError(f"{field}: {path}, line {number}: {said.strip()!r} names no scene or group")
+        if name in line_of:
+            raise ConfigError(f"{field}: {path}, line {number}: {name} stands in line {line_of[name]} already")
+        line_of[name] = number
+    if not line_of:
+        raise ConfigError(f"{field}: {path}: has no names in it; write one a line")
+    return list(line_of)
 
 
 def recipe(name: str, module: str = "recipes") -> Config:

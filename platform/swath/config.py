@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,12 @@ Combine = Literal["single", "mixture"]
 LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
+_MERGE = re.compile(r"^([\w .+-]+(#[0-9A-Fa-f]{6})?)?=[\w .+-]+$")
 _IGNORED = re.compile(r"^(#[0-9A-Fa-f]{6}|\d{1,2}|1\d\d|2[0-4]\d|25[0-5])$")
+
+
+LAYOUT = ("images", "masks", "stacked", "image_suffix", "mask_suffix", "group", "area")
+"""Fields of the data that say how the adapter `folder` finds files; no other adapter takes them."""
 
 
 def _check(holds: bool, name: str, rule: str, value: object) -> None:
@@ -42,22 +48,45 @@ class DataConfig(Section):
     """The store's folder or URI, for example runs/dubai.zarr."""
     source: str = ""
     """Folder of images and masks, for an ingest."""
-    adapter: Literal["folder", "tiles"] = "folder"
-    """How the source lies on disk: `folder` pairs --data.images with --data.masks by name; `tiles` reads
-    `Tile K/images/*_part_00P.*` with `Tile K/masks/*`, the nine parts of a tile being one group."""
+    adapter: Literal["folder", "landcover_ai", "deepglobe", "tiles", "icg_drone", "obx"] = "folder"
+    """How the source lies on disk (patchstore.adapters says it in full): `folder` is any images and masks, found by the
+    patterns below; the others are the sets' own layouts, which need none of them."""
     images: str = "images/*"
-    """Pattern of the images below the source (adapter `folder`)."""
+    """Pattern of the images below the source, ** for any folders (adapter `folder`, as all down to `area`)."""
     masks: str = "masks/*"
-    """Pattern of the masks below the source (adapter `folder`); a mask has its image's name, but for the ending."""
+    """Pattern of the masks; a mask has its image's name, but for ending and suffix. Empty: images only. One vector file
+    alone labels all scenes."""
+    stacked: tuple[str, ...] = ()
+    """Patterns of further files of each scene (near infrared, height), whose bands follow its image's."""
+    image_suffix: str = ""
+    """Regular expression, removed from the end of the names of images and stacked files before they are paired."""
+    mask_suffix: str = ""
+    """The same for the names of masks and areas, for example _mask."""
     group: str = ""
-    """Regular expression whose first group, searched in a scene's name, is its group (adapter `folder`); empty: each
-    scene is a group of its own."""
+    """Regular expression whose first group, searched in a scene's name, is its group; empty: each scene is a group of
+    its own."""
+    area: str = ""
+    """Pattern of vector files of the area of interest, outside which labels are ignored: one for all scenes, or one for
+    each; empty: everywhere."""
+    crs: str = ""
+    """CRS of images that have a transform but name none (a world file), for example EPSG:32634."""
+    align: bool = False
+    """Warp masks and stacked files that lie on another grid to their image's, instead of refusing them."""
     classes: tuple[str, ...] = ()
-    """The classes in the order of their index, each as name=#RRGGBB."""
-    mask: Literal["index", "colour"] = "index"
-    """What a mask's values are: class indices, or the classes' colours (a palette counts by its colours)."""
+    """The classes in the order of their index, each as name=#RRGGBB; empty: the adapter's own."""
+    mask: Literal["index", "colour", "polygons"] = "index"
+    """What a mask holds: class indices, the classes' colours (a palette counts by its colours), or polygons."""
     ignored: tuple[str, ...] = ()
     """Mask values that are no class and are known: colours (#RRGGBB) or indices. Counted, reported, never scored."""
+    stray: Literal["error", "ignore"] = "error"
+    """Mask values that are neither a class nor declared: an error, or ignored and counted (lossy masks)."""
+    attribute: str = ""
+    """Field of the polygons that holds the name or the index of their class (mask `polygons`)."""
+    background: str = ""
+    """Class of ground that no polygon covers (mask `polygons`); empty: ignored."""
+    merge: tuple[str, ...] = ()
+    """Classes merged or renamed when the store is read, each as new=old+old or new#RRGGBB=old+old; =old ignores one.
+    Those that are not named stay. An ingest does not look at it."""
     chunk: int = 256
     """Side of a chunk, what is compressed at once, in pixels."""
     shard: int = 2048
@@ -73,6 +102,16 @@ class DataConfig(Section):
         _check(len(names) <= 255, "data.classes", "at most 255", len(names))
         for text in self.ignored:
             _check(bool(_IGNORED.match(text)), "data.ignored", "colours #RRGGBB or indices up to 255", text)
+        for text in self.merge:
+            _check(bool(_MERGE.match(text)), "data.merge", "written new=old+old, new#RRGGBB=old+old or =old", text)
+        given = [f"data.{name}" for name in LAYOUT if getattr(self, name) != getattr(DataConfig, name)]
+        _check(self.adapter == "folder" or not given, "data.adapter", f"folder where {' and '.join(given)} is given",
+               self.adapter)
+        for name in ("attribute", "background"):
+            _check(self.mask == "polygons" or not getattr(self, name), "data.mask",
+                   f"polygons where data.{name} is given", self.mask)
+        _check(not self.background or not names or self.background in names, "data.background", "one of data.classes",
+               self.background)
         _check(self.chunk >= 64 and self.chunk % 64 == 0, "data.chunk", "a multiple of 64", self.chunk)
         _check(self.shard >= self.chunk and self.shard % self.chunk == 0, "data.shard", "a multiple of data.chunk",
                self.shard)
@@ -83,12 +122,16 @@ class DataConfig(Section):
 class SplitConfig(Section):
     """Which ground is for training, validation and test."""
 
-    by: Literal["group"] = "group"
-    """Unit that is never divided: scenes of one group show adjoining or the same ground."""
+    by: Literal["group", "scene"] = "group"
+    """Unit that is never divided: scenes of one group show adjoining or the same ground. `scene` is for published lists
+    that divide groups; the overlap certificate says what the splits then share."""
+    train: tuple[str, ...] = ()
+    """Groups (scenes, by scene) for training; what is then named nowhere is in no split. Empty: all that is not for
+    validation or test. Here as in val and test, @FILE on a command line stands for the names in a file, one a line."""
     val: tuple[str, ...] = ()
-    """Groups for validation; empty: drawn by val_fraction."""
+    """Groups (scenes) for validation; empty: drawn by val_fraction."""
     test: tuple[str, ...] = ()
-    """Groups for test; empty: drawn by test_fraction."""
+    """Groups (scenes) for test; empty: drawn by test_fraction."""
     val_fraction: float = 0.15
     """Share of the labelled pixels for validation, where val is empty; groups are drawn until it is reached."""
     test_fraction: float = 0.15
@@ -98,8 +141,11 @@ class SplitConfig(Section):
 
     def __post_init__(self) -> None:
         _check(self.seed >= 0, "split.seed", "0 or more", self.seed)
-        both = set(self.val) & set(self.test)
-        _check(not both, "split.val and split.test", "disjoint", sorted(both))
+        times = Counter([*self.train, *self.val, *self.test])
+        twice = sorted(name for name, count in times.items() if count > 1)
+        _check(not twice, "split.train, split.val and split.test", "of names that stand once", twice)
+        _check(not self.train or bool(self.val and self.test), "split.val and split.test", "given where split.train is",
+               (self.val, self.test))
         for name, value in (("split.val_fraction", self.val_fraction), ("split.test_fraction", self.test_fraction)):
             _check(0 < value < 1, name, "between 0 and 1", value)
         _check(self.val_fraction + self.test_fraction < 1, "split.val_fraction + split.test_fraction", "below 1",

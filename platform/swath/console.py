@@ -1,15 +1,17 @@
 """What a person sees: one line a report while a run goes on, on standard error, and tables of results."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
+from patchstore.audit import ClassTotal, SceneAudit
+from patchstore.upkeep import Entry
 from swath import trials
 from swath.context import Metrics
-from swath.ingest import Report
+from swath.ingest import Preview, Report
 from swath.trials import Trial
 
 
@@ -69,15 +71,70 @@ def say(text: str) -> None:
     Console(file=sys.stderr, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
-def ingest_table(report: Report) -> Table:
-    """A table of what was ingested: pixels by class, and what is ignored."""
-    again = f", {report.skipped} of them unchanged" if report.skipped else ""
-    table = Table(title=f"{report.store}: {report.scenes} scenes{again}", title_justify="left")
+def ingest_table(report: Report) -> Group:
+    """A table of what was ingested, pixels by class and what is ignored; below it what was done to files or refused."""
+    table = Table(title=f"{report.store}: {report.scenes} scenes ({_states(report.states)})", title_justify="left")
     table.add_column("class")
-    table.add_column("pixels", justify="right")
-    table.add_column("share", justify="right")
+    for name in ("pixels", "share", "km2"):
+        table.add_column(name, justify="right")
     for name, pixels in report.class_pixels.items():
-        table.add_row(name, f"{pixels:,}", f"{report.fractions[name]:.5f}")
+        area = "–" if report.class_km2 is None else f"{report.class_km2[name]:.4f}"
+        table.add_row(name, f"{pixels:,}", f"{report.fractions[name]:.5f}", area)
     for value, pixels in report.ignored_values.items():
-        table.add_row(f"ignored {value}", f"{pixels:,}", f"{pixels / max(1, report.pixels):.5f}")
+        table.add_row(f"ignored {value}", f"{pixels:,}", f"{pixels / max(1, report.pixels):.5f}", "")
+    return Group(table, *map(escape, report.notes), *_refused(report.rejected))
+
+
+def preview_table(preview: Preview) -> Group:
+    """What an ingest would do."""
+    estimate = preview.estimate
+    table = Table(title=f"{preview.store}: what an ingest would do", title_justify="left", show_header=False)
+    table.add_row("scenes", _states(preview.states))
+    table.add_row("pixels to write", f"{estimate.pixels:,}")
+    table.add_row("files of pixels", f"{estimate.shards:,}")
+    table.add_row("size", f"about {estimate.size / 1e6:,.1f} MB")
+    here = max(1, round(estimate.seconds / preview.cores))
+    table.add_row("time", f"about {estimate.seconds:,.0f} s of one core; {here} s on the {preview.cores} cores here")
+    return Group(table, *_refused(preview.rejected))
+
+
+def inventory_table(entries: Sequence[Entry]) -> Table:
+    """A table of a store's scenes and their versions."""
+    table = Table(title=f"{sum(entry.scene is not None for entry in entries)} scenes", title_justify="left")
+    for name in ("scene", "rows x cols", "group", "version", "state"):
+        table.add_column(name)
+    for name in ("files", "MB"):
+        table.add_column(name, justify="right")
+    for entry in entries:
+        shape = "" if entry.scene is None else f"{entry.scene.shape[0]} x {entry.scene.shape[1]}"
+        group = "" if entry.scene is None else entry.scene.group
+        for version in entry.versions:
+            size = "–" if version.size is None else f"{version.size / 1e6:,.1f}"
+            table.add_row(escape(entry.name), shape, escape(group), version.name, version.state, f"{version.files:,}",
+                          size)
+    return table
+
+
+def _states(states: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
+
+
+def _refused(rejected: Sequence[str]) -> list[str]:
+    return [f"refused: {escape(reason)}" for reason in rejected]
+
+
+def audit_table(store: str, audits: Sequence[SceneAudit], classes: Mapping[str, ClassTotal]) -> Table:
+    """A table of a store's classes, and above it how much was audited."""
+    problems = sum(len(scene.problems) for scene in audits)
+    damaged = sum(bool(scene.problems) for scene in audits)
+    table = Table(title_justify="left", title=escape(
+        f"{store}: {len(audits)} scenes, {sum(scene.files for scene in audits):,} files, "
+        f"{sum(scene.size for scene in audits):,} bytes; "
+        + (f"{problems} problems in {damaged} scenes" if problems else "no problem")))
+    table.add_column("class")
+    for name in ("pixels", "share", "km2"):
+        table.add_column(name, justify="right")
+    for name, total in classes.items():
+        area = "–" if total.km2 is None else f"{total.km2:.4f}"
+        table.add_row(escape(name), f"{total.pixels:,}", f"{total.share:.5f}", area)
     return table

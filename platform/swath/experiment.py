@@ -106,7 +106,7 @@ def open_store(config: Config) -> Store:
     """The store of a configuration. Raises ConfigError when none is named, and what patchstore.open raises."""
     if not config.data.store:
         raise ConfigError("data.store: no store is named; give --data.store URI (jobs/ingest.py makes one)")
-    return patchstore.open(config.data.store)
+    return patchstore.open(config.data.store, merge=config.data.merge)
 
 
 def placed(config: Config) -> tuple[Config, Store]:

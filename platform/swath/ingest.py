@@ -4,36 +4,45 @@ Nothing is written before every file has been looked at. A scene that is refused
 no class) stays out, whole, and is reported; the others are ingested.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import patchstore
-from patchstore import ClassInfo, MaskCoding, SceneReport, SceneSource, SourceError, StoreError
+from patchstore import (
+    ClassInfo,
+    Estimate,
+    Found,
+    MaskCoding,
+    PatchstoreError,
+    RasterInfo,
+    SceneReport,
+    SceneSource,
+    SourceError,
+    Steps,
+)
 from patchstore.schema import colour
-from swath.config import DataConfig
+from swath.config import LAYOUT, DataConfig
 from swath.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One scene to write; plain values, since it may travel to another machine."""
+    """One scene to write."""
 
     uri: str
     source: SceneSource
     coding: MaskCoding
 
-    def run(self) -> SceneReport | str:
-        """Write the scene: its report, or the reason why it was refused or could not be written."""
-        try:
-            return patchstore.ingest_scene(self.uri, self.source, self.coding)
-        except (SourceError, StoreError) as error:
-            return str(error)
+    def steps(self) -> Steps:
+        """What is to be done, step by step; each may run on another machine."""
+        return patchstore.steps(self.uri, self.source, self.coding)
 
 
 Spread = Callable[[Sequence[Task]], Iterator[SceneReport | str]]
-"""Runs tasks somewhere, and yields what each came to, in any order."""
+"""Runs the steps of tasks somewhere; yields each scene's report, or the reason why it was refused, in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +51,29 @@ class Report:
 
     store: str
     scenes: int
-    skipped: int
-    """Scenes that were in the store already, unchanged."""
+    states: dict[str, int]
+    """How many of them are new, changed, and unchanged."""
     pixels: int
     class_pixels: dict[str, int]
+    class_km2: dict[str, float] | None
+    """Ground area of each class; None where not every scene's pixel size is known."""
     ignored_values: dict[str, int]
     """Ignored pixels by the value that they have in the mask."""
+    notes: tuple[str, ...]
+    """What was done to files, by scene."""
     rejected: tuple[str, ...]
-    """Why scenes were refused."""
+    """Files that could not be used, and scenes that were refused, with the reasons."""
 
-    def check(self) -> None:
-        """Raise SourceError, with every reason, when scenes were refused."""
-        if self.rejected:
-            first = f"{len(self.rejected)} scenes were refused; {self.store} is without them, or has them as before:"
-            raise SourceError("\n".join([first, *self.rejected]))
+    def check(self, skip_bad: bool = False) -> None:
+        """Raise SourceError when something was refused, unless that is to be skipped."""
+        if self.rejected and not skip_bad:
+            raise SourceError(f"{len(self.rejected)} files or scenes were refused, as listed above; {self.store} is "
+                              "without them, or has them as before (--skip-bad takes that for success)")
+
+    @property
+    def skipped(self) -> int:
+        """Scenes that were in the store already, unchanged."""
+        return self.states.get("unchanged", 0)
 
     @property
     def ignored(self) -> int:
@@ -68,48 +86,91 @@ class Report:
         return {name: count / max(1, self.pixels) for name, count in self.class_pixels.items()}
 
 
-def run(data: DataConfig, spread: Spread) -> Report:
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What an ingest would do."""
+
+    store: str
+    states: dict[str, int]
+    """How many scenes would be new, would change, and are there already."""
+    estimate: Estimate
+    """Of the new and the changed ones."""
+    cores: int
+    """Cores of this machine."""
+    rejected: tuple[str, ...]
+    """Files that cannot be used, with the reasons."""
+
+    def check(self, skip_bad: bool = False) -> None:
+        """Raise SourceError when a file cannot be used, unless that is to be skipped."""
+        if self.rejected and not skip_bad:
+            raise SourceError(f"{len(self.rejected)} files cannot be used, as listed above (--skip-bad leaves them out)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """What a look at all headers found."""
+
+    classes: tuple[ClassInfo, ...]
+    coding: MaskCoding
+    scenes: tuple[SceneSource, ...]
+    bands: int
+    dtype: str
+    rejected: tuple[str, ...]
+
+
+def run(data: DataConfig, spread: Spread, *, skip_bad: bool = False) -> Report:
     """Ingest a source folder into a store.
 
-    Raises ConfigError when the configuration does not say what is needed, SourceError and StoreError, before anything
-    is written, when files do not fit each other or the store.
+    Raises ConfigError when the configuration does not say what is needed; StoreError when a store of another kind is
+    there; SourceError when files do not fit each other or the store, unless `skip_bad` leaves them out. Nothing is
+    written then.
     """
-    for field, value in (("data.source", data.source), ("data.store", data.store), ("data.classes", data.classes)):
-        if not value:
-            raise ConfigError(f"{field}: is empty; give --{field}")
-    found = sources(data)
-    infos = patchstore.check(found)
-    classes = class_infos(data)
-    coding = _coding(data, classes)
-    uri = patchstore.create(data.store, dtype=infos[0].dtype, bands=infos[0].bands, classes=classes, chunk=data.chunk,
-                            shard=data.shard, zstd=data.zstd)
+    survey = _survey(data)
+    if survey.rejected and not skip_bad:
+        raise SourceError("\n".join([f"nothing was written, since {len(survey.rejected)} files cannot be used "
+                                     "(--skip-bad leaves them out):", *survey.rejected]))
+    uri = patchstore.create(data.store, dtype=survey.dtype, bands=survey.bands, classes=survey.classes,
+                            chunk=data.chunk, shard=data.shard, zstd=data.zstd)
     done: list[SceneReport] = []
-    rejected: list[str] = []
-    for result in spread([Task(uri=uri, source=source, coding=coding) for source in found]):
+    rejected = list(survey.rejected)
+    for result in spread([Task(uri=uri, source=source, coding=survey.coding) for source in survey.scenes]):
         if isinstance(result, str):
             rejected.append(result)
         else:
             done.append(result)
-    ignored: Counter[str] = Counter()
-    for scene in done:
-        ignored.update(scene.ignored)
-    return Report(
-        store=uri, scenes=len(done), skipped=sum(scene.skipped for scene in done),
-        pixels=sum(scene.pixels for scene in done), ignored_values=dict(ignored), rejected=tuple(sorted(rejected)),
-        class_pixels={c.name: sum(scene.class_pixels[i] for scene in done) for i, c in enumerate(classes)})
+    return _report(uri, survey.classes, sorted(done, key=lambda scene: scene.name), sorted(rejected))
 
 
-def sources(data: DataConfig) -> list[SceneSource]:
-    """The scenes of a source folder, by the configured adapter. Raises SourceError."""
-    folder = Path(data.source).resolve()  # a task may run with another working directory
-    if data.adapter == "tiles":
-        return patchstore.find_tiles(folder)
-    return patchstore.find_folder(folder, data.images, data.masks, data.group)
+def preview(data: DataConfig) -> Preview:
+    """What `run` would do, how large that is and how long it takes; reads the sources, and writes nothing.
+
+    Raises as `run` does, but for files that do not fit, which are listed.
+    """
+    survey = _survey(data)
+    settings = patchstore.Settings(dtype=survey.dtype, bands=survey.bands, classes=survey.classes,
+                                   chunk=data.chunk, shard=data.shard, zstd=data.zstd)
+    rejected, states, to_write = list(survey.rejected), Counter[str](), []
+    for source in survey.scenes:
+        try:
+            ingest, state = patchstore.compare(data.store, settings, source, survey.coding)
+        except SourceError as error:
+            rejected.append(str(error))
+            continue
+        states[state] += 1
+        if state != "unchanged":
+            to_write.append(ingest)
+    estimate = patchstore.estimate(to_write)
+    return Preview(store=data.store, states=dict(states), estimate=estimate, cores=os.cpu_count() or 1,
+                   rejected=tuple(sorted((*rejected, *estimate.refused))))
 
 
 def one_by_one(tasks: Sequence[Task]) -> Iterator[SceneReport | str]:
     """Run tasks here, one after another."""
-    return (task.run() for task in tasks)
+    for task in tasks:
+        try:
+            yield patchstore.ingest_scene(task.uri, task.source, task.coding)
+        except PatchstoreError as error:
+            yield str(error)
 
 
 def class_infos(data: DataConfig) -> list[ClassInfo]:
@@ -118,8 +179,59 @@ def class_infos(data: DataConfig) -> list[ClassInfo]:
     return [ClassInfo(name, colour(code)) for name, code in pairs]
 
 
-def _coding(data: DataConfig, classes: Sequence[ClassInfo]) -> MaskCoding:
+def _survey(data: DataConfig) -> _Survey:
+    for field, value in (("data.source", data.source), ("data.store", data.store)):
+        if not value:
+            raise ConfigError(f"{field}: is empty; give --{field}")
+    found = sources(data)
+    classes = tuple(class_infos(data)) or found.classes
+    if not classes and any(source.mask for source in found.scenes):
+        raise ConfigError(f"data.classes: is empty, and the adapter {data.adapter} knows none; give --data.classes")
+    coding = _coding(data, classes, found.ignored)
+    good: list[tuple[SceneSource, RasterInfo]] = []
+    rejected = list(found.rejected)
+    for source in found.scenes:
+        try:
+            good.append((source, patchstore.inspect(source, coding)))
+        except SourceError as error:
+            rejected.append(str(error))
+    if not good:
+        raise SourceError("\n".join([f"{data.source}: none of the files can be used:", *rejected]))
+    # A store holds one kind of pixels: the commonest.
+    (bands, dtype), _ = Counter((info.bands, info.dtype) for _, info in good).most_common(1)[0]
+    rejected += [f"{source.image}: has {info.bands} bands of {info.dtype}, but most have {bands} of {dtype}; one store "
+                 "holds one kind" for source, info in good if (info.bands, info.dtype) != (bands, dtype)]
+    scenes = tuple(source for source, info in good if (info.bands, info.dtype) == (bands, dtype))
+    return _Survey(classes=classes, coding=coding, scenes=scenes, bands=bands, dtype=dtype, rejected=tuple(rejected))
+
+
+def _report(uri: str, classes: Sequence[ClassInfo], done: Sequence[SceneReport], rejected: Sequence[str]) -> Report:
+    ignored: Counter[str] = Counter()
+    for scene in done:
+        ignored.update(scene.ignored)
+    areas = [scene.pixel_m2 for scene in done if scene.pixel_m2 is not None]
+    km2 = {c.name: sum(area * scene.class_pixels[i] for area, scene in zip(areas, done)) / 1e6
+           for i, c in enumerate(classes)} if len(areas) == len(done) else None
+    return Report(
+        store=uri, scenes=len(done), states=dict(Counter(scene.state for scene in done)), class_km2=km2,
+        pixels=sum(scene.pixels for scene in done), ignored_values=dict(ignored), rejected=tuple(rejected),
+        class_pixels={c.name: sum(scene.class_pixels[i] for scene in done) for i, c in enumerate(classes)},
+        notes=tuple(f"{scene.name}: {note}" for scene in done for note in scene.notes))
+
+
+def sources(data: DataConfig) -> Found:
+    """What the configured adapter finds in the source folder. Raises SourceError."""
+    folder = Path(data.source).resolve()  # a task may run with another working directory
+    layout = {name: getattr(data, name) for name in LAYOUT} if data.adapter == "folder" else {}
+    return patchstore.find(data.adapter, folder, crs=data.crs, align=data.align, **layout)
+
+
+def _coding(data: DataConfig, classes: Sequence[ClassInfo], ignored: Sequence[str]) -> MaskCoding:
+    """The meaning of masks' values; `ignored`: what the set itself says is no class, unless it is made one."""
+    known = {info.code for info in classes} | set(data.ignored)
     try:
-        return MaskCoding(kind=data.mask, classes=tuple(classes), ignored=data.ignored)
+        return MaskCoding(kind=data.mask, classes=tuple(classes), stray=data.stray, attribute=data.attribute,
+                          background=data.background,
+                          ignored=(*data.ignored, *(value for value in ignored if value not in known)))
     except ValueError as error:
         raise ConfigError(f"data.classes, data.ignored: {error}") from None

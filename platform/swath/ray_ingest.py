@@ -1,31 +1,85 @@
-"""Ingest scenes in parallel, as Ray tasks, with a progress bar."""
+"""Ingest on a Ray cluster: the steps of many scenes at once, those of one scene side by side where they may be."""
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from patchstore import SceneReport
+from patchstore import PatchstoreError, SceneReport, Step, Steps
 from swath.ingest import Task
 from swath.ray_cluster import connected
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Why a step could not be done: an error that a user can mend, carried as a value."""
+
+    reason: str
+
+
+@dataclass(eq=False)
+class _Scene:
+    """A scene whose steps are under way."""
+
+    steps: Steps
+    results: list[Any] = field(default_factory=list)
+    waiting: int = 0
+    """Steps of the present stage that have not ended."""
+
+
 def spread(tasks: Sequence[Task], address: str = "") -> Iterator[SceneReport | str]:
-    """Run tasks on a cluster, one core each; yields what each came to, as they finish."""
+    """Run the steps of tasks on a cluster, one core each; yields what each scene came to, as they end."""
     bar = Progress(TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn(),
                    console=Console(file=sys.stderr))
     with connected(address), bar:
-        running = [_run.remote(task) for task in tasks]
         shown = bar.add_task("ingest", total=len(tasks))
-        while running:
-            finished, running = ray.wait(running)
-            for result in ray.get(finished):
-                bar.advance(shown)
-                yield result
+        for result in _interleaved(tasks, most=2 * int(ray.cluster_resources().get("CPU", 1))):
+            bar.advance(shown)
+            yield result
+
+
+def _interleaved(tasks: Sequence[Task], most: int) -> Iterator[SceneReport | str]:
+    """Keep up to `most` steps under way; scenes that are begun come before those that are not."""
+    ahead = deque(tasks)
+    running: dict[ray.ObjectRef[Any], tuple[_Scene, int]] = {}
+    while ahead or running:
+        while ahead and len(running) < most:
+            scene = _Scene(ahead.popleft().steps())
+            running |= _submit(scene, next(scene.steps))
+        finished, _ = ray.wait(list(running))
+        for reference in finished:
+            scene, place = running.pop(reference)
+            scene.results[place] = ray.get(reference)
+            scene.waiting -= 1
+            while scene.waiting == 0:  # a stage may have no steps
+                refused = [result for result in scene.results if isinstance(result, _Refused)]
+                if refused:
+                    yield refused[0].reason
+                    break
+                try:
+                    ready = scene.steps.send(scene.results)
+                except StopIteration as end:
+                    yield end.value
+                    break
+                except PatchstoreError as error:
+                    yield str(error)
+                    break
+                running |= _submit(scene, ready)
+
+
+def _submit(scene: _Scene, stage: Sequence[Step]) -> "dict[ray.ObjectRef[Any], tuple[_Scene, int]]":
+    scene.results, scene.waiting = [None] * len(stage), len(stage)
+    return {_run.remote(step): (scene, place) for place, step in enumerate(stage)}
 
 
 @ray.remote(num_cpus=1)
-def _run(task: Task) -> SceneReport | str:
-    return task.run()
+def _run(step: Step) -> Any:
+    try:
+        return step()
+    except PatchstoreError as error:
+        return _Refused(str(error))

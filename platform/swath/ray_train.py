@@ -99,7 +99,7 @@ def _work(settings: dict[str, Any]) -> loop.Run:
     order: Order = settings["order"]
     use_threads(order.cpus)
     config = configuration.from_json(order.config)
-    return loop.fit(config, patchstore.open(config.data.store), RayContext(order, config))
+    return loop.fit(config, patchstore.open(config.data.store, merge=config.data.merge), RayContext(order, config))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,50 +48,64 @@ class Split:
 
 
 def divide(store: Store, config: SplitConfig) -> Split:
-    """Label the cells of every scene of a store, whole groups at a time.
+    """Label the cells of every scene of a store, whole groups at a time, or scenes where the configuration says so.
 
-    Scenes without a mask are in no split. Raises DataError for a group that does not exist and for a split that
-    would be left without a labelled pixel.
+    Scenes without a mask are in no split. Raises DataError for a group (or scene) that does not exist or has no mask,
+    and for a split that would be left without a labelled pixel.
     """
+    unit_of = {scene.name: scene.group if config.by == "group" else scene.name for scene in store.scenes.values()}
     labelled: dict[str, int] = {}
     for scene in store.scenes.values():
         if scene.has_mask:
-            labelled[scene.group] = labelled.get(scene.group, 0) + int(store.counts(scene.name).sum())
-    groups = _assign(labelled, config)
+            unit = unit_of[scene.name]
+            labelled[unit] = labelled.get(unit, 0) + int(store.counts(scene.name).sum())
+    splits = _assign(labelled, set(unit_of.values()), config)
+    label_of = {unit: SPLITS.index(split) for unit, split in splits.items()}
     labels = {
         scene.name: np.full(store.counts(scene.name).shape[:2],
-                            SPLITS.index(groups[scene.group]) if scene.has_mask else NONE, np.uint8)
+                            label_of.get(unit_of[scene.name], NONE) if scene.has_mask else NONE, np.uint8)
         for scene in store.scenes.values()
     }
     for name in SPLITS:
-        if not any(labelled[group] for group, split in groups.items() if split == name):
+        if not any(labelled[unit] for unit, split in splits.items() if split == name):
             raise DataError(
-                f"{store.uri}: the {name} split has no labelled pixel ({len(groups)} groups: {_some(groups)}); "
-                f"name groups in split.val and split.test, or ingest more groups")
+                f"{store.uri}: the {name} split has no labelled pixel ({len(labelled)} {config.by}s: "
+                f"{_some(labelled)}); name {config.by}s in split.val and split.test, or ingest more {config.by}s")
     return Split(labels=labels)
 
 
-def _assign(labelled: dict[str, int], config: SplitConfig) -> dict[str, SplitName]:
-    """Give every group a split: the named ones first, then draws until each share is reached, then train."""
+def _assign(labelled: dict[str, int], units: set[str], config: SplitConfig) -> dict[str, SplitName]:
+    """Give units a split: the named ones first, then draws until each share is reached, then train. Where train is
+    named, what is named nowhere gets none."""
+    named: tuple[tuple[SplitName, tuple[str, ...]], ...] = (
+        ("train", config.train), ("val", config.val), ("test", config.test))
     splits: dict[str, SplitName] = {}
-    named: tuple[tuple[SplitName, tuple[str, ...]], ...] = (("val", config.val), ("test", config.test))
-    for name, groups in named:
-        for group in groups:
-            if group not in labelled:
-                near = difflib.get_close_matches(group, labelled, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are: {_some(labelled)}"
-                raise DataError(f"split.{name}: no group {group!r} in the store; {hint}")
-            splits[group] = name
-    rest = [group for group in sorted(labelled) if group not in splits]
+    for name, chosen in named:
+        for unit in chosen:
+            _check_unit(unit, name, labelled, units, config.by)
+            splits[unit] = name
+    if config.train:
+        return splits
+    rest = [unit for unit in sorted(labelled) if unit not in splits]
     np.random.default_rng(config.seed).shuffle(rest)
     drawn: tuple[tuple[SplitName, tuple[str, ...], float], ...] = (
         ("val", config.val, config.val_fraction), ("test", config.test, config.test_fraction))
-    for name, groups, fraction in drawn:
+    for name, chosen, fraction in drawn:
         wanted, have = fraction * sum(labelled.values()), 0
-        while not groups and rest and have < wanted:
-            group = rest.pop()
-            splits[group], have = name, have + labelled[group]
+        while not chosen and rest and have < wanted:
+            unit = rest.pop()
+            splits[unit], have = name, have + labelled[unit]
     return splits | dict.fromkeys(rest, "train")
+
+
+def _check_unit(unit: str, split: SplitName, labelled: dict[str, int], units: set[str], kind: str) -> None:
+    if unit in labelled:
+        return
+    if unit in units:
+        raise DataError(f"split.{split}: the {kind} {unit!r} has no mask, so it can be in no split; leave it out")
+    near = difflib.get_close_matches(unit, labelled, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {_some(labelled)}"
+    raise DataError(f"split.{split}: no {kind} {unit!r} in the store; {hint}")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ from patchstore.schema import FORMAT, META, Scene, Settings, parse_group
 
 
 def array_path(scene: Scene, array: str, level: int | None = None) -> str:
-    """Place of an array below the store: SCENE/VERSION/image/0, SCENE/VERSION/counts."""
-    return f"{scene.name}/{scene.version}/{array}" + ("" if level is None else f"/{level}")
+    """Place of an array below the store: SCENE/VERSION/0/image, SCENE/VERSION/counts."""
+    return f"{scene.name}/{scene.version}/" + (array if level is None else f"{level}/{array}")
 
 
 def load_settings(folder: Folder) -> Settings | None:
@@ -53,7 +53,10 @@ def parse_scene(uri: str, name: str, content: bytes) -> Scene | None:
     if not attributes:
         return None
     try:
-        return Scene.from_json(attributes)
+        scene = Scene.from_json(attributes)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{what}: its attributes are damaged ({type(error).__name__}: {error}); ingest this scene "
                          "again") from None
+    if scene.name != name:  # it would stand for the other, and this one would be gone in silence
+        raise StoreError(f"{what}: its attributes are those of scene {scene.name}; ingest this scene again")
+    return scene

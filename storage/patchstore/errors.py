@@ -4,6 +4,7 @@
     ├── StoreError             not a store, of another format, with other settings, or with a torn scene
     ├── SourceError            a source raster or mask that cannot be read or does not fit
     ├── ReadError              bytes of a store that are absent or damaged; names store, scene, array and chunk
+    ├── OutputError            a file that cannot be written, or is there already
     └── StateError             a store used in a process that was forked from the one that opened it
 
 A wrong argument (an unknown scene, a window of side 0) is a ValueError.
@@ -24,6 +25,10 @@ class SourceError(PatchstoreError):
 
 class ReadError(PatchstoreError):
     """Bytes of a store are absent or damaged."""
+
+
+class OutputError(PatchstoreError):
+    """A file cannot be written, exists already, or was given pixels that are not what it should hold."""
 
 
 class StateError(PatchstoreError):

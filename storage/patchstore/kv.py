@@ -6,6 +6,8 @@ $AWS_DEFAULT_REGION, $AWS_ACCESS_KEY_ID and so on); those of Google Cloud as Ten
 """
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,6 +16,8 @@ import tensorstore as ts
 
 from patchstore.errors import StateError, StoreError
 
+FAILURES = (ValueError, OSError, RuntimeError, NotImplementedError)
+"""What TensorStore raises for places and data that are absent, damaged or out of reach."""
 _first_pid: list[int] = []
 """The process that first used TensorStore; a fork of it aborts (signal 6) when it does so again."""
 
@@ -76,16 +80,22 @@ class Folder:
         """
         try:
             results = [future.result() for future in [self._store.read(key) for key in keys]]
-        except (ValueError, OSError, RuntimeError) as error:
+        except FAILURES as error:
             raise StoreError(f"{self.uri}: cannot be read ({plain(error)})") from None
         return [result.value if result.state == "value" else None for result in results]
 
     def write(self, key: str, content: bytes) -> None:
         """Write one file. Raises StoreError when the place cannot be written."""
-        try:
-            self._store.write(key, content).result()
-        except (ValueError, OSError, RuntimeError) as error:
-            raise StoreError(f"{self.uri}: {key} cannot be written ({plain(error)})") from None
+        self.write_all({key: content})
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """Write files, all at once. Raises StoreError when the place cannot be written."""
+        pending = {key: self._store.write(key, content) for key, content in contents.items()}
+        for key, future in pending.items():
+            try:
+                future.result()
+            except FAILURES as error:
+                raise StoreError(f"{self.uri}: {key} cannot be written ({plain(error)})") from None
 
     def children(self) -> list[str]:
         """Names of the folders in this one, sorted."""
@@ -93,9 +103,37 @@ class Folder:
             if "://" not in self.uri:  # TensorStore would walk through every file
                 return sorted(entry.name for entry in Path(self.uri).iterdir() if entry.is_dir())
             keys = self._store.list().result()
-        except (ValueError, OSError, RuntimeError) as error:
+        except FAILURES as error:
             raise StoreError(f"{self.uri}: cannot be listed ({plain(error)})") from None
         return sorted({key.decode().split("/")[0] for key in keys if b"/" in key})
+
+    def keys(self, part: str) -> list[str]:
+        """Places, below the store, of all files in a folder of it, sorted. Raises StoreError."""
+        try:
+            return sorted(key.decode() for key in self._store.list(_range(part)).result())
+        except FAILURES as error:
+            raise StoreError(f"{self.uri}: {part} cannot be listed ({plain(error)})") from None
+
+    def remove(self, part: str) -> None:
+        """Remove a folder with all that is in it; one that is not there is no error. Raises StoreError."""
+        try:
+            self._store.delete_range(_range(part)).result()
+            if "://" not in self.uri:
+                shutil.rmtree(Path(self.uri, part), ignore_errors=True)  # what is left are empty folders
+        except FAILURES as error:
+            raise StoreError(f"{self.uri}: {part} cannot be removed ({plain(error)})") from None
+
+    def remove_file(self, key: str) -> None:
+        """Remove one file; one that is not there is no error. Raises StoreError."""
+        try:
+            self._store.write(key, None).result()
+        except FAILURES as error:
+            raise StoreError(f"{self.uri}: {key} cannot be removed ({plain(error)})") from None
+
+
+def _range(part: str) -> Any:
+    """All keys that begin with part/."""
+    return ts.KvStore.KeyRange(f"{part}/", f"{part}0")  # 0 comes next after /
 
 
 def context(cache_bytes: int = 0) -> ts.Context:

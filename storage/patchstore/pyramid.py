@@ -1,13 +1,21 @@
-"""Coarser levels and cell statistics, in plain NumPy: every level straight from full resolution.
+"""Coarser levels and cell statistics: several levels in one pass, yet every level straight from full resolution.
 
-Sums and counts over 2^l x 2^l blocks are additive, so that a level is the same however the scene is cut, as long as the
-cuts lie on the level's grid. A block at the far edge holds only the pixels that exist.
-Legend: B bands; H, W pixels of full resolution; h, w blocks.
+Sums and counts over 2^l x 2^l blocks are additive: those of level l + 1 are sums of four of level l, exactly, so that
+nothing is ever a mean of rounded means. They are kept as means over 2^l x 2^l pixels, where a pixel that does not exist
+counts 0: dividing by four changes the exponent only, and OpenCV's INTER_AREA takes such means of 2 x 2 at memory speed.
+As no step rounds, it does not matter how OpenCV would round or in which order it adds.
+Images of floats do round: they are added up in float64, by NumPy, and by the same tree of additions for each block.
+So a level is the same however the scene is cut, as long as the cuts lie on the level's grid. A block at the far edge
+holds only the pixels that exist.
+
+Figures in comments: milliseconds for a million pixels on one core of an AMD EPYC.
+Legend: B bands; H, W pixels of full resolution; h, w blocks; T tied blocks, P their pixels, V values of a mask.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -21,102 +29,102 @@ _BLOCK = 1024
 Array = NDArray[Any]
 
 
-def block_sums(values: Array, factor: int, dtype: DTypeLike) -> Array:
-    """Sums over factor x factor blocks of the last two axes; factor is a power of two.
-
-    By halving: the same tree of additions for each block, so that sums of floats do not depend on the cut either.
-    """
-    pad = [(0, 0)] * (values.ndim - 2) + [(0, -n % factor) for n in values.shape[-2:]]
-    if pad[-1][1] or pad[-2][1]:
-        values = np.pad(values, pad)
-    while factor > 1:
-        values = np.add(values[..., 0::2, :], values[..., 1::2, :], dtype=dtype)
-        values = values[..., 0::2] + values[..., 1::2]
-        factor //= 2
-    sums: Array = values.astype(dtype, copy=False)
-    return sums
-
-
-def _sizes(shape: tuple[int, ...], factor: int) -> Array:
-    """Existing pixels of each block: int32 (h, w)."""
-    height, width = (np.minimum(factor, n - np.arange(0, n, factor)) for n in shape)
-    return np.outer(height, width).astype(np.int32)
-
-
-def area_mean(image_BHW: Array, factor: int, valid_HW: Array | None = None) -> Array:
-    """Mean over blocks (B, h, w), in the image's dtype; integers are rounded half up.
+def means(image_BHW: Array, levels: Sequence[int], valid_HW: Array | None = None) -> dict[int, Array]:
+    """Area means of several levels: level -> (B, h, w), in the image's dtype; integers are rounded half up.
 
     Only valid pixels count. A block without any has the mean of what stands there (the source's nodata value).
     """
-    exact: DTypeLike = np.float64 if image_BHW.dtype.kind == "f" else np.int32  # 1024 x 65535 fits
-    counts_hw = _sizes(image_BHW.shape[1:], factor)
-    sums_Bhw = block_sums(image_BHW, factor, exact)
-    if valid_HW is not None:
-        valid_hw = block_sums(valid_HW, factor, np.int32)
-        some = valid_hw > 0
-        sums_Bhw = np.where(some, block_sums(np.where(valid_HW, image_BHW, 0), factor, exact), sums_Bhw)
-        counts_hw = np.where(some, valid_hw, counts_hw)
-    floats = image_BHW.dtype.kind == "f"
-    means_Bhw: Array = sums_Bhw / counts_hw if floats else (sums_Bhw + counts_hw // 2) // counts_hw
-    return means_Bhw.astype(image_BHW.dtype)
+    sizes = {level: _sizes(image_BHW.shape[1:], 1 << level) for level in levels}
+    found = {level: np.empty((len(image_BHW), *sizes[level].shape), image_BHW.dtype) for level in levels}
+    # A block without a valid pixel is as one in which all are valid.
+    mixed = valid_HW is not None and bool(valid_HW.any()) and not valid_HW.all()
+    real = {} if not mixed else {level: (means_hw * 4**level).astype(np.int32)
+                                 for level, means_hw in _block_means(valid_HW, levels)}
+    for band, image_HW in enumerate(image_BHW):
+        for level, means_hw in _block_means(image_HW, levels):
+            found[level][band] = _finish(means_hw, level, sizes[level], image_BHW.dtype)
+        if mixed:
+            for level, means_hw in _block_means(np.where(valid_HW, image_HW, 0), levels):
+                some = real[level] > 0
+                counts = np.where(some, real[level], sizes[level])
+                np.copyto(found[level][band], _finish(means_hw, level, counts, image_BHW.dtype), where=some)
+    return found
 
 
-def any_valid(valid_HW: Array, factor: int) -> Array:
-    """Which blocks (h, w) have a valid pixel."""
-    return block_sums(valid_HW, factor, np.int32) > 0
+def majorities(mask_HW: Array, levels: Sequence[int]) -> dict[int, Array]:
+    """The most frequent value of each block, for several levels: level -> (h, w), in the mask's dtype (uint8).
+
+    The ignore value is one more value. A tie goes to the tied value that comes first in the block, row by row: no class
+    is favoured.
+    """
+    (height, width), side = mask_HW.shape, 1 << max(levels)
+    values = np.flatnonzero(cv2.calcHist([mask_HW], [0], None, [256], [0, 256])).astype(np.uint8)
+    if len(values) == 1:
+        return {level: np.full(level_shape(mask_HW.shape, level), values[0], mask_HW.dtype) for level in levels}
+    here = np.zeros((height + -height % side, width + -width % side), np.uint8)
+    shares: dict[int, list[Array]] = {level: [] for level in levels}
+    for value in values:
+        inside = here[:height, :width]
+        np.equal(mask_HW, value, out=inside.view(np.bool_))
+        np.multiply(inside, 64, out=inside)  # means of 64 times 0 or 1 are exact in uint8 as far as level 3
+        for level, shares_hw in _halvings(here, levels, last=3, wider=np.float32):
+            shares[level].append(shares_hw)
+    return {level: _winners(mask_HW, level, values, shares[level]) for level in levels}
+
+
+def valids(valid_HW: Array, levels: Sequence[int]) -> dict[int, Array]:
+    """Which blocks have a valid pixel, for several levels: level -> bool (h, w)."""
+    found = {}
+    shape, valid_HW = valid_HW.shape, _padded(valid_HW, 1 << max(levels))
+    for level in range(1, max(levels) + 1):
+        rows = valid_HW[0::2] | valid_HW[1::2]
+        valid_HW = rows.view(np.uint16) != 0  # two bools at once: 0.1, against 0.5 by columns
+        if level in levels:
+            rows_h, cols_w = level_shape(shape, level)
+            found[level] = valid_HW[:rows_h, :cols_w]
+    return found
+
+
+def area_mean(image_BHW: Array, factor: int, valid_HW: Array | None = None) -> Array:
+    """`means` of the one level whose blocks have factor x factor pixels; factor is a power of two."""
+    level = factor.bit_length() - 1
+    return means(image_BHW, [level], valid_HW)[level]
 
 
 def majority(mask_HW: Array, factor: int) -> Array:
-    """The most frequent value of each block (h, w), the ignore value being one more value.
+    """`majorities` of the one level whose blocks have factor x factor pixels; factor is a power of two."""
+    level = factor.bit_length() - 1
+    return majorities(mask_HW, [level])[level]
 
-    A tie goes to the tied value that comes first in the block, row by row: no class is favoured.
+
+def any_valid(valid_HW: Array, factor: int) -> Array:
+    """`valids` of the one level whose blocks have factor x factor pixels; factor is a power of two."""
+    level = factor.bit_length() - 1
+    return valids(valid_HW, [level])[level]
+
+
+def reduce_to_levels(outs: Mapping[int, Array], rows: Range, cols: Range,
+                     reduce: Callable[[Range, Range], Mapping[int, Array]]) -> None:
+    """Fill the outputs of several levels, each (…, h, w), in one pass over full resolution, with bounded memory.
+
+    `rows` and `cols` are full-resolution pixels inside the scene, which begin on the coarsest level's grid and end
+    there or at the scene's far edge. `reduce` gets blocks of them, of 1024 x 1024 pixels at most, and returns what they
+    are on each level: `means` of what it reads there, say.
     """
-    shape = tuple(-(-n // factor) for n in mask_HW.shape)
-    most, winner = np.zeros(shape, np.int16), np.zeros(shape, mask_HW.dtype)
-    tied = np.zeros(shape, np.bool_)
-    values = np.flatnonzero(np.bincount(mask_HW.ravel()))
-    for value in values:
-        count = block_sums(mask_HW == value, factor, np.int16)
-        tied = (tied & (count <= most)) | ((count == most) & (count > 0))
-        winner[count > most] = value
-        np.maximum(most, count, out=most)
-    if tied.any():
-        winner[tied] = _first_of_tied(_gather(mask_HW, factor, tied), values)
-    return winner
-
-
-def _gather(mask_HW: Array, factor: int, at_hw: Array) -> Array:
-    """The pixels (T, factor²) of some blocks, row by row; -1 where a pixel does not exist."""
-    padded = np.pad(mask_HW.astype(np.int16), [(0, -n % factor) for n in mask_HW.shape], constant_values=-1)
-    blocks = padded.reshape(at_hw.shape[0], factor, at_hw.shape[1], factor).swapaxes(1, 2)
-    return blocks[at_hw].reshape(-1, factor * factor)
-
-
-def _first_of_tied(pixels_TP: Array, values: Array) -> Array:
-    """For each of T blocks, the value of the first pixel whose value is among the block's most frequent."""
-    counts_TV = np.stack([(pixels_TP == value).sum(axis=1) for value in values], axis=1)
-    tops_TV = counts_TV == counts_TV.max(axis=1, keepdims=True)
-    good_TP = np.zeros(pixels_TP.shape, np.bool_)
-    for value, top_T in zip(values, tops_TV.T):
-        good_TP |= (pixels_TP == value) & top_T[:, None]
-    first_T: Array = pixels_TP[np.arange(len(pixels_TP)), good_TP.argmax(axis=1)]
-    return first_T
+    for row in range(*rows, _BLOCK):
+        for col in range(*cols, _BLOCK):
+            block = reduce((row, min(row + _BLOCK, rows[1])), (col, min(col + _BLOCK, cols[1])))
+            for level, out in outs.items():
+                part, top, left = block[level], (row - rows[0]) >> level, (col - cols[0]) >> level
+                out[..., top:top + part.shape[-2], left:left + part.shape[-1]] = part
 
 
 def fill_level(out: Array, rows: Range, cols: Range, level: int, shape: tuple[int, int],
                reduce: Callable[[Range, Range], Array]) -> None:
-    """Fill out[..., rows, cols] of a level, block by block, with bounded memory.
-
-    `shape` is the scene's; `reduce` gets ranges of full-resolution pixels, on the level's grid and inside the scene,
-    and returns what they are on the level.
-    """
-    step = _BLOCK >> level
-    for row in range(rows[0], rows[1], step):
-        for col in range(cols[0], cols[1], step):
-            to_row, to_col = min(row + step, rows[1]), min(col + step, cols[1])
-            block = reduce((row << level, min(to_row << level, shape[0])),
-                           (col << level, min(to_col << level, shape[1])))
-            out[..., row - rows[0]:to_row - rows[0], col - cols[0]:to_col - cols[0]] = block
+    """`reduce_to_levels` of one level, of which out[..., rows, cols] is asked for; `shape` is the scene's."""
+    full_rows, full_cols = ((low << level, min(high << level, length))
+                            for (low, high), length in zip((rows, cols), shape))
+    reduce_to_levels({level: out}, full_rows, full_cols, lambda r, c: {level: reduce(r, c)})
 
 
 def cell_shape(shape: tuple[int, int]) -> tuple[int, int]:
@@ -127,9 +135,10 @@ def cell_shape(shape: tuple[int, int]) -> tuple[int, int]:
 def cell_counts(mask_HW: Array, classes: int) -> Array:
     """Pixels of each class in each cell: uint16 (cell rows, cell cols, classes)."""
     counts = np.zeros((*cell_shape(mask_HW.shape), classes), np.uint16)
-    present = np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=classes)[:classes])
-    for index in present:
-        counts[..., index] = block_sums(mask_HW == index, CELL, np.uint16)
+    for index in range(classes):
+        here = mask_HW == index
+        if here.any():
+            counts[..., index] = _cell_sums(here.view(np.uint8), np.uint8)  # 64 in a column of a cell
     return counts
 
 
@@ -138,15 +147,117 @@ def cell_moments(image_BHW: Array, valid_HW: Array | None = None) -> Array:
 
     Exact for integers: the largest sum of squares, 64² x 65535², is below 2^53.
     """
-    if valid_HW is None:
-        counts = _sizes(image_BHW.shape[1:], CELL)
-    else:
-        counts = block_sums(valid_HW, CELL, np.int32)
+    counts = _sizes(image_BHW.shape[1:], CELL)
+    if valid_HW is not None and not valid_HW.all():
+        counts = _cell_sums(valid_HW.view(np.uint8), np.uint8)
         image_BHW = np.where(valid_HW, image_BHW, 0)
     moments = np.empty((*counts.shape, len(image_BHW), 3))
     moments[..., 0] = counts[..., None]
     for band, image_HW in enumerate(image_BHW):
-        wide_HW = image_HW.astype(np.float64)
-        moments[..., band, 1] = block_sums(wide_HW, CELL, np.float64)
-        moments[..., band, 2] = block_sums(wide_HW * wide_HW, CELL, np.float64)
+        if image_HW.dtype.kind == "f":
+            wide_HW = image_HW.astype(np.float64)
+            for power, values_HW in ((1, wide_HW), (2, wide_HW * wide_HW)):
+                [(level, means_hw)] = _block_means(values_HW, [CELL.bit_length() - 1])
+                moments[..., band, power] = means_hw * 4**level
+            continue
+        moments[..., band, 1] = _cell_sums(image_HW, np.int32)
+        small = image_HW.dtype == np.uint8
+        squares_HW = np.multiply(image_HW, image_HW, dtype=np.uint16 if small else np.float64)
+        moments[..., band, 2] = _cell_sums(squares_HW, np.uint32 if small else np.float64)
     return moments
+
+
+def _cell_sums(values_HW: Array, dtype: DTypeLike) -> Array:
+    """Sums over cells; `dtype` must hold those of a cell's column. Columns first, which are whole rows to add: 0.2."""
+    values_HW = _padded(values_HW, CELL)
+    rows, cols = values_HW.shape[0] // CELL, values_HW.shape[1] // CELL
+    columns_hW = np.add.reduce(values_HW.reshape(rows, CELL, -1), axis=1, dtype=dtype)
+    sums_hw: Array = columns_hW.reshape(rows, cols, CELL).sum(axis=-1)
+    return sums_hw
+
+
+def _padded(values_HW: Array, side: int) -> Array:
+    """The values with zeros at the far edges, up to a multiple of `side`."""
+    pad = [(0, -n % side) for n in values_HW.shape]
+    return np.pad(values_HW, pad) if pad != [(0, 0), (0, 0)] else values_HW
+
+
+def _sizes(shape: tuple[int, ...], factor: int) -> Array:
+    """Existing pixels of each block: int32 (h, w)."""
+    height, width = (np.minimum(factor, n - np.arange(0, n, factor)) for n in shape)
+    return np.outer(height, width).astype(np.int32)
+
+
+def _block_means(values_HW: Array, levels: Sequence[int]) -> Iterator[tuple[int, Array]]:
+    """(level, means over 2^l x 2^l pixels, absent ones counting 0: (h, w)); exact unless the values are floats."""
+    floats, bits = values_HW.dtype.kind == "f", 8 * values_HW.dtype.itemsize
+    wide_HW = _padded(values_HW.astype(np.float64 if floats else np.float32), 1 << max(levels))
+    last = 0 if floats else (24 - bits) // 2  # a level more needs two bits more, and float32 holds 24
+    for level, means_hw in _halvings(wide_HW, levels, last=last, wider=np.float64):
+        rows, cols = level_shape(values_HW.shape, level)
+        yield level, means_hw[:rows, :cols]
+
+
+def _halvings(values_HW: Array, levels: Sequence[int], *, last: int, wider: DTypeLike) -> Iterator[tuple[int, Array]]:
+    """(level, means over 2^l x 2^l values) for each of `levels`; after level `last` they need the wider dtype."""
+    if 0 in levels:
+        yield 0, values_HW
+    for level in range(1, max(levels) + 1):
+        if level == last + 1:
+            values_HW = values_HW.astype(wider)
+        if values_HW.dtype == np.float64:  # floats may round, so the order of additions has to be ours
+            rows = values_HW[0::2] + values_HW[1::2]
+            values_HW = (rows[:, 0::2] + rows[:, 1::2]) * 0.25
+        else:
+            values_HW = cv2.resize(values_HW, (values_HW.shape[1] // 2, values_HW.shape[0] // 2),
+                                   interpolation=cv2.INTER_AREA)
+        if level in levels:
+            yield level, values_HW
+
+
+def _finish(means_hw: Array, level: int, counts_hw: Array, dtype: np.dtype[Any]) -> Array:
+    """Means over the pixels that count, from means over 2^l x 2^l pixels where the others are 0."""
+    if dtype.kind == "f":
+        exact_hw: Array = means_hw * 4**level / counts_hw
+        return exact_hw.astype(dtype)
+    rounded_hw: Array = np.floor(means_hw + np.float32(0.5)).astype(dtype)
+    fewer = counts_hw != 4**level
+    if fewer.any():
+        sums, counts = (means_hw[fewer] * 4**level).astype(np.int64), counts_hw[fewer]
+        rounded_hw[fewer] = (sums + counts // 2) // counts
+    return rounded_hw
+
+
+def _winners(mask_HW: Array, level: int, values: Array, shares_Vhw: Sequence[Array]) -> Array:
+    """The value with the largest share of each block, or the first of those: (h, w)."""
+    most, tied = shares_Vhw[0].copy(), np.zeros(shares_Vhw[0].shape, np.bool_)
+    winner = np.full(most.shape, values[0], mask_HW.dtype)
+    for value, shares_hw in zip(values[1:], shares_Vhw[1:]):
+        tied &= shares_hw <= most
+        tied |= shares_hw == most
+        np.copyto(winner, value, where=shares_hw > most)
+        np.maximum(most, shares_hw, out=most)
+    rows, cols = level_shape(mask_HW.shape, level)
+    tied, winner = tied[:rows, :cols], winner[:rows, :cols]
+    if tied.any():
+        at = np.nonzero(tied)
+        tops_VT = np.stack([shares_hw[at] == most[at] for shares_hw in shares_Vhw])
+        winner[at] = _first_of_tied(_gather(mask_HW, 1 << level, at), values, tops_VT)
+    return winner
+
+
+def _gather(mask_HW: Array, factor: int, at: tuple[Array, ...]) -> Array:
+    """The pixels (T, P) of some blocks, row by row. Those beyond the far edge repeat the last: they come first nowhere."""
+    pad = [(0, -n % factor) for n in mask_HW.shape]
+    whole = np.pad(mask_HW, pad, mode="edge") if pad != [(0, 0), (0, 0)] else mask_HW
+    blocks = whole.reshape(whole.shape[0] // factor, factor, whole.shape[1] // factor, factor)
+    return blocks[at[0], :, at[1], :].reshape(-1, factor * factor)
+
+
+def _first_of_tied(pixels_TP: Array, values: Array, tops_VT: Array) -> Array:
+    """For each of T blocks, the value of the first pixel whose value is among the block's most frequent."""
+    good_TP = np.zeros(pixels_TP.shape, np.bool_)
+    for value, top_T in zip(values, tops_VT):
+        good_TP |= (pixels_TP == value) & top_T[:, None]
+    first_T: Array = pixels_TP[np.arange(len(pixels_TP)), good_TP.argmax(axis=1)]
+    return first_T

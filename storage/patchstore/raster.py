@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what GDAL raises in a warp, and no public name has
 from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -31,6 +32,8 @@ from patchstore.window import (
 )
 
 Array = NDArray[Any]
+SIDECARS = (".aux.xml", ".ovr", ".tfw", ".jgw", ".pgw", ".wld", ".prj", ".tifw", ".jpgw", ".pngw")
+"""Endings of files beside a raster that do not decide its pixels."""
 _opening = threading.Lock()  # warnings.catch_warnings changes what all threads see
 
 
@@ -50,13 +53,13 @@ class RasterInfo:
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def reading(path: str | os.PathLike[str], what: str = "cannot be read as a raster") -> Iterator[None]:
     """Within it GDAL's settings are ours, and its errors become a SourceError that names the file."""
     try:
         with rasterio.Env(GDAL_CACHEMAX=64, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             yield
-    except (RasterioError, OSError) as error:
-        raise SourceError(f"{path}: cannot be read as a raster ({error.__cause__ or error})") from error
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        raise SourceError(f"{path}: {what} ({error.__cause__ or error})") from error
 
 
 def open_dataset(path: str | os.PathLike[str]) -> Any:
@@ -83,6 +86,14 @@ def info_of(dataset: Any) -> RasterInfo:
         has_valid=declared or dataset.dtypes[0] == "float32")
 
 
+def content_files(dataset: Any) -> tuple[Path, ...]:
+    """The files whose content decides the pixels of an open dataset: itself first, then others (a mask in .msk, what a
+    VRT refers to) by name; not overviews, georeference and what viewers note beside a raster.
+    """
+    first, *others = map(Path, dataset.files)
+    return first, *sorted(path for path in others if not path.name.lower().endswith(SIDECARS))
+
+
 def inspect_raster(path: Path) -> RasterInfo:
     """Read a raster's header. Raises SourceError."""
     with open_dataset(path) as dataset:
@@ -92,15 +103,17 @@ def inspect_raster(path: Path) -> RasterInfo:
 def read_pixels(dataset: Any, rows: Range, cols: Range, info: RasterInfo, *, valid: bool) -> tuple[Array, Array | None]:
     """(image_BHW, valid_HW or None) of a window. Floats that are not finite are not valid, and read as 0.
 
-    The second is there when it is asked for and the raster has it. Raises SourceError.
+    The second is there when it is asked for and the raster has it. A dataset that was warped has one band more than
+    `info`, and is asked for both. Raises SourceError.
     """
     window = RasterWindow(cols[0], rows[0], cols[1] - cols[0], rows[1] - rows[0])
     valid_HW: Array | None = None
     with reading(dataset.name):
         image_BHW: Array = dataset.read(window=window)
         if valid and info.has_valid:
-            alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
-            valid_HW = np.ones(image_BHW.shape[1:], np.bool_) if alpha else dataset.dataset_mask(window=window) != 0
+            warped = len(image_BHW) > info.bands  # the band beyond is alpha: which pixels the file reaches
+            valid_HW = image_BHW[-1] != 0 if warped else _declared(dataset, image_BHW, window)
+            image_BHW = image_BHW[:info.bands]
     if info.dtype == "float32":
         finite_BHW = np.isfinite(image_BHW)
         if not finite_BHW.all():
@@ -108,6 +121,31 @@ def read_pixels(dataset: Any, rows: Range, cols: Range, info: RasterInfo, *, val
             if valid_HW is not None:
                 valid_HW &= finite_BHW.all(axis=0)
     return image_BHW, valid_HW
+
+
+def _declared(dataset: Any, image_BHW: Array, window: RasterWindow) -> Array:
+    """Which pixels are real by what the file declares: an internal mask, or values (real where any band is).
+
+    The values are compared here, since GDAL's own comparison decodes the window's strips once more.
+    """
+    flags = dataset.mask_flag_enums[0]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        internal_HW: Array = dataset.read_masks(1, window=window) != 0
+        return internal_HW
+    if MaskFlags.nodata not in flags:
+        return np.ones(image_BHW.shape[1:], np.bool_)
+    valid_HW = np.zeros(image_BHW.shape[1:], np.bool_)
+    for band_HW, nodata in zip(image_BHW, dataset.nodatavals):
+        valid_HW |= True if nodata is None else band_HW != _as(nodata, band_HW.dtype)
+    return valid_HW
+
+
+def _as(nodata: float, dtype: np.dtype[Any]) -> Any:
+    """A nodata value as pixels of a type have it; one that they cannot have equals no pixel."""
+    if dtype.kind in "iu":
+        return int(nodata) if float(nodata).is_integer() else None
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is not real anyway
+        return dtype.type(nodata)
 
 
 class RasterFile:

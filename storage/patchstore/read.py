@@ -4,7 +4,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from patchstore import kv
 from patchstore.catalog import array_path, load_scenes, need_settings
 from patchstore.errors import ReadError
+from patchstore.layout import Layout
+from patchstore.merge import Merge
+from patchstore.merge import merge as merge_classes
 from patchstore.schema import ClassInfo, Scene, digest
 from patchstore.window import (
     Range,
@@ -30,8 +33,6 @@ from patchstore.window import (
 )
 
 Array = NDArray[Any]
-_FAILURES = (ValueError, OSError, RuntimeError, NotImplementedError)
-"""What TensorStore raises for absent and damaged data."""
 _CHUNK = re.compile(r'shard entry \{([\d, ]+)\}/\{([\d, ]+)\} in [^"]*"[^"]*/c/([\d/]+)"')
 _FILE = re.compile(r'/c/([\d/]+)"')
 
@@ -48,13 +49,20 @@ class _Pending:
 class Store:
     """A store, read-only. Threads may share it; it pickles as its URI, and cannot be carried across a fork."""
 
-    def __init__(self, uri: str | os.PathLike[str], cache_bytes: int = 256 << 20) -> None:
-        """Raises StoreError when there is no store, one of another format, or one with a torn scene."""
+    def __init__(self, uri: str | os.PathLike[str], cache_bytes: int = 256 << 20, merge: Sequence[str] = ()) -> None:
+        """Raises StoreError when there is no store, one of another format, one with a torn scene, or one whose classes
+        cannot be merged so."""
         self.uri = kv.normal(uri)
         self.cache_bytes = cache_bytes
+        self.merge = tuple(merge)
         folder = kv.Folder(self.uri)
-        self.settings = need_settings(folder)
+        self.settings = self._stored = need_settings(folder)
         self.scenes: dict[str, Scene] = load_scenes(folder)
+        self._merged: Merge | None = None
+        if self.merge:
+            self._merged = merged = merge_classes(self.settings.classes, self.merge, self.settings.ignore)
+            self.settings = replace(self.settings, classes=merged.classes)
+            self.scenes = {name: merged.scene(scene) for name, scene in self.scenes.items()}
         self._context = kv.context(cache_bytes)
         self._handles: dict[str, ts.TensorStore] = {}
         self._lock = threading.Lock()
@@ -81,8 +89,9 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the classes and the scenes' names and versions."""
-        return digest([*(f"{info.name}={info.code}" for info in self.classes),
+        """SHA-256 over the classes, how they are merged, and the scenes' names and versions."""
+        merged = [self._merged.key()] if self._merged else []
+        return digest([*merged, *(f"{info.name}={info.code}" for info in self.classes),
                        *(f"{scene.name}/{scene.fingerprint}" for scene in self.scenes.values())])
 
     def read(self, windows: Sequence[Window], size: int) -> tuple[Array, NDArray[np.uint8]]:
@@ -106,11 +115,11 @@ class Store:
         for read in pending:
             try:
                 read.future.result()
-            except _FAILURES as error:
+            except kv.FAILURES as error:
                 self._raise(error, read.where)
             if read.finish is not None:
                 read.finish()
-        return images_NBSS, labels_NSS
+        return images_NBSS, self._merged.labels(labels_NSS) if self._merged else labels_NSS
 
     def region(self, scene: str, array: Literal["image", "mask", "valid"], rows: Range, cols: Range, level: int = 0
                ) -> Array:
@@ -137,13 +146,14 @@ class Store:
         read = self._ask(array_path(info, array, level), rows, cols, out, None)
         try:
             read.future.result()
-        except _FAILURES as error:
+        except kv.FAILURES as error:
             self._raise(error, read.where)
-        return out
+        return self._merged.labels(out) if self._merged and array == "mask" else out
 
     def counts(self, scene: str) -> NDArray[np.int64]:
         """Pixels of each class in each cell: (cell rows, cell cols, classes). Raises as `region` does."""
-        return self._whole(scene, "counts").astype(np.int64)
+        counts_ijK = self._whole(scene, "counts").astype(np.int64)
+        return self._merged.counts(counts_ijK) if self._merged else counts_ijK
 
     def moments(self, scene: str) -> NDArray[np.float64]:
         """Number, sum and sum of squares of each cell's and band's valid pixels: (cell rows, cell cols, bands, 3)."""
@@ -151,7 +161,7 @@ class Store:
         return moments
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.uri, self.cache_bytes)
+        return Store, (self.uri, self.cache_bytes, self.merge)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r}, {len(self.scenes)} scenes)"
@@ -192,7 +202,7 @@ class Store:
         path = array_path(self._scene(scene), array)
         try:
             values: Array = self._handle(path).read().result()
-        except _FAILURES as error:
+        except kv.FAILURES as error:
             self._raise(error, path)
         return values
 
@@ -200,10 +210,16 @@ class Store:
         with self._lock:
             if path not in self._handles:
                 try:
-                    self._handles[path] = ts.open(kv.array(self.uri, path), read=True, context=self._context).result()
-                except _FAILURES as error:
+                    self._handles[path] = ts.open(self._spec(path), read=True, context=self._context).result()
+                except kv.FAILURES as error:
                     self._raise(error, path)
             return self._handles[path]
+
+    def _spec(self, path: str) -> dict[str, Any]:
+        """An array as the scene's attributes say it is: metadata of another shape or type would give other pixels."""
+        name, _, place = path.split("/", 2)
+        layout = Layout(settings=self._stored, scene=self.scenes[name])
+        return {**kv.array(self.uri, path), "metadata": layout.constraint(place)}
 
     def _raise(self, error: BaseException, where: str) -> NoReturn:
         """Raise the ReadError that names store, scene, array, and chunk where TensorStore says which."""
@@ -219,10 +235,13 @@ class Store:
                         f"delete {self.uri}/{scene} and ingest the scene again") from None
 
 
-def open(uri: str | os.PathLike[str], cache_bytes: int = 256 << 20) -> Store:
+def open(uri: str | os.PathLike[str], cache_bytes: int = 256 << 20, merge: Sequence[str] = ()) -> Store:
     """Open a store for reading; `cache_bytes` bounds the decoded chunks that are kept.
 
     A cache of 1.5 x the shards that are read by turns pays (16.8 MB a shard of 2048 px with three bands and labels).
-    Raises StoreError, saying what is there, when it is no store of this format.
+    `merge`: rules by which classes are merged, renamed or ignored (patchstore.merge); labels, counts and totals are
+    then those of the merged classes. Coarser levels have the majority that was taken before: where three classes share
+    a block, two that are merged may have lost it to the third.
+    Raises StoreError, saying what is there, when it is no store of this format or has not the classes of `merge`.
     """
-    return Store(uri, cache_bytes)
+    return Store(uri, cache_bytes, merge)

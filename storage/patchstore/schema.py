@@ -13,7 +13,7 @@ import numpy as np
 
 from patchstore.errors import StoreError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout on disk; a store of another one is not opened."""
 DTYPES = ("uint8", "uint16", "int16", "float32")
 """Pixel types that a store may have."""
@@ -113,6 +113,14 @@ class Scene:
     """Pixels of each class."""
     band_sums: tuple[tuple[float, float, float], ...]
     """For each band: number, sum and sum of squares of the valid pixels."""
+    pixel_m2: float | None
+    """Ground area of a pixel in square metres; None where the CRS is absent or in degrees."""
+    notes: tuple[str, ...]
+    """What was done to the source's files that whoever uses the scene should know (warped to another grid)."""
+    manifest: str
+    """SHA-256 of the version's manifest."""
+    superseded: tuple[str, ...] = ()
+    """Earlier versions that still lie in the store."""
 
     @property
     def pixel_size(self) -> tuple[float, float] | None:
@@ -135,7 +143,8 @@ class Scene:
         return cls(**{**fields, "shape": (rows, cols), "origin": (row, col),
                       "transform": None if fields["transform"] is None else tuple(fields["transform"]),
                       "ignored_values": tuple(fields["ignored_values"].items()),
-                      "class_pixels": tuple(fields["class_pixels"]),
+                      "class_pixels": tuple(fields["class_pixels"]), "notes": tuple(fields["notes"]),
+                      "superseded": tuple(fields["superseded"]),
                       "band_sums": tuple((n, total, squares) for n, total, squares in fields["band_sums"])})
 
 
@@ -147,9 +156,13 @@ def colour(code: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def group_json(attributes: Mapping[str, Any] | None = None) -> bytes:
-    """A Zarr group's metadata, with ours under its key; the same bytes for the same content."""
-    content = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: attributes} if attributes else {}}
+def group_json(attributes: Mapping[str, Any] | None = None, conventions: Mapping[str, Any] | None = None) -> bytes:
+    """A Zarr group's metadata: our attributes under their key, and those of other conventions beside them.
+
+    The same bytes for the same content.
+    """
+    ours = {KEY: attributes} if attributes else {}
+    content = {"zarr_format": 3, "node_type": "group", "attributes": {**ours, **(conventions or {})}}
     return json.dumps(content, indent=1).encode()
 
 
@@ -165,7 +178,7 @@ def parse_group(content: bytes, what: str, remedy: str) -> dict[str, Any] | None
 
 
 def array_json(*, shape: Sequence[int], dtype: str, chunk: Sequence[int], shard: Sequence[int] | None, zstd: int,
-               fill: float | bool, names: Sequence[str]) -> bytes:
+               fill: float | bool, names: Sequence[str], attributes: Mapping[str, Any] | None = None) -> bytes:
     """A Zarr array's metadata: zstd and crc32c on what is compressed at once, crc32c on the index of a shard.
 
     Without the checksum a flipped bit reads as wrong pixels.
@@ -180,7 +193,8 @@ def array_json(*, shape: Sequence[int], dtype: str, chunk: Sequence[int], shard:
     content = {"zarr_format": 3, "node_type": "array", "shape": list(shape), "data_type": dtype,
                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard or chunk)}},
                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-               "fill_value": fill, "codecs": codecs, "attributes": {}, "dimension_names": list(names)}
+               "fill_value": fill, "codecs": codecs, "attributes": dict(attributes or {}),
+               "dimension_names": list(names)}
     return json.dumps(content, indent=1).encode()
 
 

@@ -1,144 +1,210 @@
-"""The pixels of an ingest: full resolution by bands of shards, coarser levels shard by shard. No shard has two writers.
+"""The pixels of an ingest: full resolution by bands of shards, then the coarser levels. No file has two writers.
 
-Memory: a band of shards (2048 rows of the scene, all bands) in `write_band`; a shard and a block of 1024 x 1024 pixels
-in `write_level_shard`, whatever the level.
+A shard is encoded in memory and written as a whole, so that its size and digest are those of what was meant, and an
+object store sees one request for it. Memory: a band of shards (2048 rows of the scene, all bands) in `write_band`; one
+shard of each level and a shard of full resolution in `write_levels`.
 """
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from patchstore import kv
+from patchstore import conventions, kv
 from patchstore.catalog import array_path
 from patchstore.errors import StoreError
-from patchstore.masks import Counts, MaskReader
+from patchstore.layout import Layout, LevelPart
+from patchstore.manifest import Files, describe
 from patchstore.plan import Ingest
-from patchstore.pyramid import CELL, any_valid, area_mean, cell_counts, cell_moments, cell_shape, fill_level, majority
-from patchstore.raster import open_dataset, read_pixels
+from patchstore.pyramid import CELL, cell_counts, cell_moments, cell_shape, majorities, means, valids
+from patchstore.scene_reader import SceneReader
+from patchstore.schema import META, array_json
 from patchstore.window import Range
 
 Array = NDArray[Any]
 NODATA = "nodata"
 """Name, among the ignored values, of pixels that have a class but are not real."""
-_FAILURES = (ValueError, OSError, RuntimeError, NotImplementedError)
 
 
-def write_band(ingest: Ingest, i: int) -> Counts:
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What one step of an ingest has written, and counted."""
+
+    files: Files
+    """By place below the scene's version."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Pixels that the mask ignores, by value."""
+    class_pixels: tuple[int, ...] = ()
+    """Pixels of each class."""
+    band_sums: tuple[tuple[float, float, float], ...] = ()
+    """Number, sum and sum of squares of each band's valid pixels."""
+
+
+def write_band(ingest: Ingest, i: int) -> Written:
     """Write band i of the shards of full resolution, with its counts and moments of cells.
 
-    Returns the pixels that its mask ignores, by value. Raises SourceError on a file that cannot be read and on values
-    that nobody declared, StoreError when the store cannot be written.
+    Raises SourceError on a file that cannot be read and on values that nobody declared, StoreError when the store
+    cannot be written.
     """
     settings, (height, width) = ingest.settings, ingest.scene.shape
     rows = (i * settings.shard, min((i + 1) * settings.shard, height))
-    image_BHW = np.empty((settings.bands, rows[1] - rows[0], width), settings.dtype)
-    valid_HW = np.empty(image_BHW.shape[1:], np.bool_) if ingest.scene.has_valid else None
-    labels_HW, ignored = _labels(ingest, rows)
-    cells = cell_shape(image_BHW.shape[1:])
+    shape = (rows[1] - rows[0], width)
+    planes = ingest.layout.empty(shape)
+    image_BHW, labels_HW, valid_HW = planes["image"], planes.get("mask"), planes.get("valid")
+    cells = cell_shape(shape)
     counts = np.zeros((*cells, len(settings.classes)), np.uint16)
     moments = np.empty((*cells, settings.bands, 3))
-    with open_dataset(ingest.source.image) as dataset:
-        for row in range(0, rows[1] - rows[0], settings.chunk):
-            strip = slice(row, min(row + settings.chunk, rows[1] - rows[0]))
-            pixels_BHW, real_HW = read_pixels(dataset, (rows[0] + strip.start, rows[0] + strip.stop), (0, width),
-                                              ingest.info, valid=True)
-            image_BHW[:, strip] = pixels_BHW
-            if valid_HW is not None and real_HW is not None:
-                valid_HW[strip] = real_HW
-                if labels_HW is not None:
-                    unreal = ~real_HW & (labels_HW[strip] != settings.ignore)
-                    ignored[NODATA] += int(unreal.sum())
-                    labels_HW[strip][unreal] = settings.ignore
+    ignored: Counter[str] = Counter()
+    with SceneReader(ingest.source, ingest.coding, settings.ignore) as reader:
+        for row in range(0, shape[0], settings.chunk):
+            strip = slice(row, min(row + settings.chunk, shape[0]))
             here = slice(row // CELL, -(-strip.stop // CELL))
-            moments[here] = cell_moments(pixels_BHW, real_HW)
+            places = (rows[0] + strip.start, rows[0] + strip.stop)
+            image_BHW[:, strip], real_HW = reader.pixels(places, (0, width))
+            moments[here] = cell_moments(image_BHW[:, strip], real_HW)
+            if valid_HW is not None:
+                valid_HW[strip] = True if real_HW is None else real_HW
             if labels_HW is not None:
+                labels_HW[strip], by_value = reader.labels(places)
+                ignored.update(by_value)
+                if real_HW is not None:
+                    ignored[NODATA] += _ignore(labels_HW[strip], ~real_HW, settings.ignore)
                 counts[here] = cell_counts(labels_HW[strip], len(settings.classes))
-    planes = {"image": image_BHW, "mask": labels_HW, "valid": valid_HW}
+    files: Files = {}
     for name, values in planes.items():
-        if values is not None:
-            _write(ingest, f"{name}/0", values, rows, (0, width))
+        files |= _write_shards(ingest, f"0/{name}", values, rows, (0, width))
     for name, cell_values in (("counts", counts), ("moments", moments)):
-        _write(ingest, name, cell_values, (rows[0] // CELL, rows[0] // CELL + cells[0]), None)
-    return {value: pixels for value, pixels in ignored.items() if pixels}
+        files |= _write(ingest, name, cell_values, (rows[0] // CELL,))
+    return Written(files=files, ignored={value: pixels for value, pixels in ignored.items() if pixels},
+                   class_pixels=tuple(counts.sum(axis=(0, 1), dtype=np.int64).tolist()),
+                   band_sums=tuple((n, total, squares) for n, total, squares in moments.sum(axis=(0, 1)).tolist()))
 
 
-def write_level_shard(ingest: Ingest, level: int, i: int, j: int) -> None:
-    """Write shard (i, j) of the arrays of a level above 0, straight from full resolution, which must be whole.
+def write_levels(ingest: Ingest, part: LevelPart) -> Written:
+    """Write the shards of some levels over one square of ground, straight from full resolution, which must be whole.
 
     Raises StoreError when the store cannot be read or written.
     """
-    rows, cols = ingest.shard_ranges(level, i, j)
-    factor, settings, scene = 1 << level, ingest.settings, ingest.scene
-    image_0, *_ = full = [_handle(ingest, f"{name}/0") for name in
-                          ["image"] + ["mask"] * scene.has_mask + ["valid"] * scene.has_valid]
-    valid_0 = full[-1] if scene.has_valid else None
-    shape = (rows[1] - rows[0], cols[1] - cols[0])
-
-    def write(name: str, out: Array, reduce: Callable[[Range, Range], Array]) -> None:
-        fill_level(out, rows, cols, level, scene.shape, reduce)
-        _write(ingest, f"{name}/{level}", out, rows, cols)
-
-    def pixels(full_rows: Range, full_cols: Range) -> Array:
-        valid_HW = None if valid_0 is None else _read(valid_0, full_rows, full_cols)
-        return area_mean(_read(image_0, full_rows, full_cols), factor, valid_HW)
-
-    write("image", np.empty((settings.bands, *shape), settings.dtype), pixels)
-    if scene.has_mask:
-        write("mask", np.empty(shape, np.uint8), lambda r, c: majority(_read(full[1], r, c), factor))
-    if valid_0 is not None:
-        write("valid", np.empty(shape, np.bool_), lambda r, c: any_valid(_read(valid_0, r, c), factor))
+    full = {name: _handle(ingest, f"0/{name}") for name in ingest.layout.planes()}
+    files: Files = {}
+    for place, values, rows, cols in coarser(
+            ingest.layout, part, lambda rows, cols: {name: _read(handle, rows, cols) for name, handle in full.items()}):
+        files |= _write_shards(ingest, place, values, rows, cols)
+    return Written(files=files)
 
 
-def cell_totals(ingest: Ingest) -> tuple[Array, Array]:
-    """Pixels of each class (K) and moments of each band (B, 3) over all cells that were written."""
-    try:
-        counts, moments = (_handle(ingest, name).read().result() for name in ("counts", "moments"))
-    except _FAILURES as error:
-        raise StoreError(f"{ingest.uri}: scene {ingest.scene.name} is not whole ({kv.plain(error)})") from None
-    return counts.sum(axis=(0, 1), dtype=np.int64), moments.sum(axis=(0, 1))
+def coarser(layout: Layout, part: LevelPart, read: Callable[[Range, Range], Mapping[str, Array]]
+            ) -> Iterator[tuple[str, Array, Range, Range]]:
+    """What the shards of a part of the levels hold: (place of the array, values, rows, cols) of each.
+
+    `read` gives all planes of some rows and columns of full resolution. Depth first, so that one shard of each level
+    is held, and full resolution is read once.
+    """
+    levels = range(part.first, part.last + 1)
+    held: dict[int, dict[str, Array]] = {}
+
+    def visit(level: int, i: int, j: int) -> Iterator[tuple[str, Array, Range, Range]]:
+        rows, cols = layout.shard_ranges(level, i, j)
+        if level == 0:
+            for name, reduced in reduce(read(rows, cols), levels).items():
+                for coarse, values in reduced.items():
+                    _paste(held[coarse][name], values, rows[0] >> coarse, cols[0] >> coarse, layout.settings.shard)
+            return
+        if level in levels:
+            held[level] = layout.empty((rows[1] - rows[0], cols[1] - cols[0]))
+        for child in ((2 * i, 2 * j), (2 * i, 2 * j + 1), (2 * i + 1, 2 * j), (2 * i + 1, 2 * j + 1)):
+            if layout.has_shard(level - 1, *child):
+                yield from visit(level - 1, *child)
+        for name, values in held.pop(level, {}).items():
+            yield f"{level}/{name}", values, rows, cols
+
+    return visit(part.last, part.row, part.col)
 
 
-def _labels(ingest: Ingest, rows: Range) -> tuple[NDArray[np.uint8] | None, Counter[str]]:
-    if ingest.source.mask is None:
-        return None, Counter()
-    with MaskReader(ingest.source.mask, ingest.coding, ingest.settings.ignore) as reader:
-        labels_HW, ignored = reader.decode(rows)
-    return labels_HW, Counter(ignored)
+def write_metadata(ingest: Ingest) -> Files:
+    """Write the metadata of the scene's groups and arrays, and its coordinates. Raises StoreError."""
+    folder, place = kv.Folder(ingest.uri), f"{ingest.scene.name}/{ingest.scene.version}"
+    contents = {f"{path}/{META}" if path else META: content for path, content in ingest.layout.metadata().items()}
+    for level in range(ingest.scene.levels):
+        for axis in conventions.coordinates(ingest.scene, level):
+            metadata = array_json(shape=axis.values.shape, dtype=str(axis.values.dtype), chunk=axis.values.shape,
+                                  shard=None, zstd=ingest.settings.zstd, fill=0, names=axis.dims,
+                                  attributes=axis.attributes)
+            data = encode(metadata, axis.values, (0,) * axis.values.ndim)
+            contents |= {f"{level}/{axis.name}/{key}": content for key, content in {META: metadata, **data}.items()}
+    folder.write_all({f"{place}/{path}": content for path, content in contents.items()})
+    return {path: describe(content) for path, content in contents.items()}
 
 
-def _handle(ingest: Ingest, name: str) -> ts.TensorStore:
-    path = array_path(ingest.scene, name)
+def encode(metadata: bytes, values: Array, start: Sequence[int]) -> dict[str, bytes]:
+    """The data files, by key (c/0/1/2), of the part of an array from `start` on, which must be whole files."""
+    region = tuple(slice(first, first + length) for first, length in zip(start, values.shape))
+    spec = {"driver": "zarr3", "kvstore": {"driver": "memory"}, "metadata": json.loads(metadata),
+            "store_data_equal_to_fill_value": True}
+    array = ts.open(spec, create=True, context=kv.context()).result()
+    with ts.Transaction() as transaction:  # else each chunk would write its shard anew
+        array.with_transaction(transaction)[region].write(values).result()
+    keys = [key.decode() for key in array.kvstore.list().result() if key != META.encode()]
+    return {key: array.kvstore.read(key).result().value for key in keys}
+
+
+def _write_shards(ingest: Ingest, place: str, values: Array, rows: Range, cols: Range) -> Files:
+    """Write a stretch of an array, shard by shard."""
+    side, files = ingest.settings.shard, Files()
+    bands = (0,) * (values.ndim - 2)
+    for col in range(cols[0], cols[1], side):
+        to_col = min(col + side, cols[1])
+        files |= _write(ingest, place, values[..., col - cols[0]:to_col - cols[0]], (*bands, rows[0], col))
+    return files
+
+
+def _write(ingest: Ingest, place: str, values: Array, start: Sequence[int]) -> Files:
+    """Write the files of a part of an array."""
+    start = (*start, *(0 for _ in range(values.ndim - len(start))))
+    contents = {f"{place}/{key}": content for key, content in encode(ingest.layout.array(place), values, start).items()}
+    kv.Folder(ingest.uri).write_all({array_path(ingest.scene, path): content for path, content in contents.items()})
+    return {path: describe(content) for path, content in contents.items()}
+
+
+def reduce(planes: Mapping[str, Array], levels: Sequence[int]) -> dict[str, dict[int, Array]]:
+    """What arrays of full resolution are on coarser levels: by name and level."""
+    reduced = {"image": means(planes["image"], levels, planes.get("valid"))}
+    if "mask" in planes:
+        reduced["mask"] = majorities(planes["mask"], levels)
+    if "valid" in planes:
+        reduced["valid"] = valids(planes["valid"], levels)
+    return reduced
+
+
+def _paste(shard: Array, values: Array, row: int, col: int, side: int) -> None:
+    """Put values, which begin at (row, col) of their level, where they belong in their shard."""
+    row, col = row % side, col % side
+    shard[..., row:row + values.shape[-2], col:col + values.shape[-1]] = values
+
+
+def _ignore(labels_HW: Array, where_HW: Array, ignore: int) -> int:
+    """Ignore some pixels; returns how many were not before."""
+    new = where_HW & (labels_HW != ignore)
+    labels_HW[new] = ignore
+    return int(new.sum())
+
+
+def _handle(ingest: Ingest, place: str) -> ts.TensorStore:
+    path = array_path(ingest.scene, place)
     try:
         return ts.open(kv.array(ingest.uri, path), context=kv.context()).result()
-    except _FAILURES as error:
+    except kv.FAILURES as error:
         raise StoreError(f"{ingest.uri}: {path} cannot be opened ({kv.plain(error)})") from None
 
 
 def _read(handle: ts.TensorStore, rows: Range, cols: Range) -> Array:
     try:
         values: Array = handle[..., rows[0]:rows[1], cols[0]:cols[1]].read().result()
-    except _FAILURES as error:
+    except kv.FAILURES as error:
         raise StoreError(f"full resolution is absent or damaged ({kv.plain(error)}); ingest the scene again") from None
     return values
-
-
-def _write(ingest: Ingest, name: str, values: Array, rows: Range, cols: Range | None) -> None:
-    """Write whole shards of an array, one after the other, each file once; without cols all of some rows of cells."""
-    handle = _handle(ingest, name)
-    side = ingest.settings.shard
-    try:
-        if cols is None:
-            handle[rows[0]:rows[1]].write(values).result()
-            return
-        for col in range(cols[0], cols[1], side):
-            to_col = min(col + side, cols[1])
-            with ts.Transaction() as transaction:  # else a shard could be written, and read back, chunk by chunk
-                part = handle.with_transaction(transaction)[..., rows[0]:rows[1], col:to_col]
-                part.write(values[..., col - cols[0]:to_col - cols[0]]).result()
-    except _FAILURES as error:
-        path = array_path(ingest.scene, name)
-        raise StoreError(f"{ingest.uri}: {path} cannot be written ({kv.plain(error)})") from None

@@ -1,34 +1,42 @@
-"""Writing a store: create it, then ingest scene by scene, in phases that can run anywhere and in any process.
+"""Writing a store: create it, then ingest scene by scene, in steps that can run anywhere and in any process.
 
     ingest = prepare(uri, source, coding)     what is to be written (the sources are read once, for the fingerprint)
-    begin(ingest)                             metadata of the arrays
+    write_metadata(ingest)                    metadata of the arrays, coordinates
     write_band(ingest, i)                     a band of shards of full resolution, with its counts and moments
-    write_level_shard(ingest, level, i, j)    one shard of a coarser level, when all bands are there
-    finish(ingest, ignored)                   the scene's attributes: from here on it is visible
+    write_levels(ingest, part)                shards of coarser levels, when all bands are there
+    finish(ingest, written)                   manifest, then the scene's attributes: from here on it is visible
 
-No file has two writers, and the bytes depend on the sources' content and the settings alone: what was cut off at any
-moment is written again, the same. Other scenes are never touched.
+`steps` says which may run side by side. No file has two writers, and the bytes depend on the sources' content and the
+settings alone: what was cut off at any moment is written again, the same. Other scenes are never touched.
 """
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
-from patchstore import kv
+from patchstore import kv, manifest
 from patchstore.catalog import load_settings, need_settings, parse_scene
 from patchstore.errors import StoreError
+from patchstore.manifest import Files, describe
 from patchstore.masks import MaskCoding
 from patchstore.plan import Ingest, plan
 from patchstore.schema import META, ClassInfo, Scene, Settings, group_json
-from patchstore.shards import cell_totals, write_band, write_level_shard
+from patchstore.shards import Written, write_band, write_levels, write_metadata
 from patchstore.sources import SceneSource
 
-__all__ = ["Ingest", "SceneReport", "begin", "create", "finish", "ingest_scene", "prepare", "stored", "write_band",
-           "write_level_shard"]
+__all__ = ["Ingest", "SceneReport", "Step", "Steps", "Written", "create", "finish", "in_turn", "ingest_scene",
+           "compare", "prepare", "steps", "stored", "write_band", "write_levels", "write_metadata"]
+
+State = Literal["new", "changed", "unchanged"]
+Step = Callable[[], Any]
+"""A picklable piece of work."""
+Steps = Generator[Sequence[Step], Sequence[Any], "SceneReport"]
+"""Yields steps that may run side by side, and is sent what each returned, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +44,22 @@ class SceneReport:
     """What an ingest did with one scene."""
 
     name: str
+    state: State
+    """Whether the store had the scene already: not at all, in another version, or this very one."""
     pixels: int
     class_pixels: tuple[int, ...]
     """Pixels of each class."""
+    pixel_m2: float | None
+    """Ground area of a pixel in square metres, where it is known."""
     ignored: Mapping[str, int]
     """Pixels that the mask ignores, by the source's value: #RRGGBB, index, or nodata."""
-    skipped: bool
-    """Whether the store had this very scene already."""
+    notes: tuple[str, ...]
+    """What was done to the source's files."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the store had this very scene already."""
+        return self.state == "unchanged"
 
 
 def create(uri: str | os.PathLike[str], *, dtype: Any, bands: int, classes: Sequence[ClassInfo], ignore: int = 255,
@@ -55,16 +72,21 @@ def create(uri: str | os.PathLike[str], *, dtype: Any, bands: int, classes: Sequ
     settings = Settings(dtype=str(np.dtype(dtype)), bands=bands, classes=tuple(classes), ignore=ignore, chunk=chunk,
                         shard=shard, zstd=zstd)
     folder = kv.Folder(uri)
-    there = load_settings(folder)
-    if there is None:
+    if not _agreed(folder, settings):
         folder.write(META, group_json(settings.to_json()))
-        return uri
-    for field in fields(Settings):
-        old, new = getattr(there, field.name), getattr(settings, field.name)
-        if old != new:
-            raise StoreError(f"{uri}: the store there has {field.name} {_shown(old)}, not {_shown(new)}; give the "
-                             "same, or another place for a new store")
     return uri
+
+
+def compare(uri: str | os.PathLike[str], settings: Settings, source: SceneSource, coding: MaskCoding
+            ) -> tuple[Ingest, State]:
+    """What is to be written of a scene into a store that may not be there yet, and whether that is new to it.
+
+    Raises StoreError when a store of other settings is there, and as `prepare` does.
+    """
+    uri = kv.normal(uri)
+    _agreed(kv.Folder(uri), settings)
+    ingest = plan(uri, settings, source, coding)
+    return ingest, _state(stored(ingest), ingest)
 
 
 def prepare(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> Ingest:
@@ -74,67 +96,101 @@ def prepare(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding
 
 
 def stored(ingest: Ingest) -> Scene | None:
-    """The scene if the store has it already, of the same content and settings. One that is torn is not there."""
+    """The scene as the store has it, of whatever content. One whose attributes are torn is not there."""
     name = ingest.scene.name
     content = kv.Folder(ingest.uri).read([f"{name}/{META}"])[0]
     try:
-        scene = None if content is None else parse_scene(ingest.uri, name, content)
+        return None if content is None else parse_scene(ingest.uri, name, content)
     except StoreError:  # to be written again is what its message asks for
         return None
-    return scene if scene is not None and scene.fingerprint == ingest.scene.fingerprint else None
 
 
-def begin(ingest: Ingest) -> None:
-    """Write the metadata of the scene's arrays. Raises StoreError."""
-    folder, place = kv.Folder(ingest.uri), f"{ingest.scene.name}/{ingest.scene.version}"
-    arrays = ingest.arrays()
-    for group in ("", *sorted({f"{path.split('/')[0]}/" for path in arrays if "/" in path})):
-        folder.write(f"{place}/{group}{META}", group_json())
-    for path, content in arrays.items():
-        folder.write(f"{place}/{path}/{META}", content)
+def steps(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> Steps:
+    """The steps that write a scene into a store that `create` has made; without a coding its mask has class indices.
 
-
-def finish(ingest: Ingest, ignored: Mapping[str, int]) -> SceneReport:
-    """Write the scene's attributes, with its totals; `ignored` sums what `write_band` returned. Raises StoreError."""
-    class_pixels_K, sums_B3 = cell_totals(ingest)
-    scene = replace(ingest.scene, class_pixels=tuple(class_pixels_K.tolist()), ignored=sum(ignored.values()),
-                    ignored_values=tuple(sorted(ignored.items())),
-                    band_sums=tuple((n, total, squares) for n, total, squares in sums_B3.tolist()))
-    _publish(ingest.uri, scene)
-    return _report(scene, skipped=False)
-
-
-def ingest_scene(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> SceneReport:
-    """Write a scene into a store that `create` has made; without a coding its mask holds class indices.
-
-    A scene that the store has already is not written again; a group, origin or georeference that changed is noted.
-    Raises SourceError when a file cannot be read, does not fit, or has mask values that nobody declared; StoreError
+    A scene that the store has already is not written again; a group or origin that changed is noted. What the steps
+    raise: SourceError when a file cannot be read, does not fit, or has mask values that nobody declared; StoreError
     when there is no store or it cannot be written.
     """
-    ingest = prepare(uri, source, coding)
+    ingest, = yield [partial(prepare, uri, source, coding)]
     there = stored(ingest)
-    if there is not None:
-        new = replace(there, group=ingest.scene.group, origin=ingest.scene.origin, crs=ingest.scene.crs,
-                      transform=ingest.scene.transform)
+    state = _state(there, ingest)
+    if there is not None and state == "unchanged":
+        new = replace(there, group=ingest.scene.group, origin=ingest.scene.origin)
         if new != there:
             _publish(ingest.uri, new)
-        return _report(new, skipped=True)
-    begin(ingest)
+        return _report(new, state)
+    files, = yield [partial(write_metadata, ingest)]
+    bands: Sequence[Written] = yield [partial(write_band, ingest, i) for i in range(ingest.layout.bands_of_shards)]
+    levels: Sequence[Written] = yield [partial(write_levels, ingest, part) for part in ingest.layout.level_parts]
+    scene, = yield [partial(finish, ingest, files, bands, levels)]
+    return _report(scene, state)
+
+
+def finish(ingest: Ingest, metadata: Files, bands: Sequence[Written], levels: Sequence[Written]) -> Scene:
+    """Write the manifest and then the scene's attributes, with the totals of what was written. Raises StoreError."""
+    files = dict(metadata)
     ignored: Counter[str] = Counter()
-    for i in range(ingest.bands_of_shards):
-        ignored.update(write_band(ingest, i))
-    for level, i, j in ingest.level_shards:
-        write_level_shard(ingest, level, i, j)
-    return finish(ingest, ignored)
+    for written in (*bands, *levels):
+        files |= written.files
+        ignored.update(written.ignored)
+    listed = manifest.to_json(files)
+    there = stored(ingest)
+    earlier = () if there is None else tuple(
+        version for version in dict.fromkeys((*there.superseded, there.version)) if version != ingest.scene.version)
+    scene = replace(
+        ingest.scene, ignored=sum(ignored.values()), ignored_values=tuple(sorted(ignored.items())),
+        class_pixels=tuple(map(sum, zip(*(band.class_pixels for band in bands)))),
+        band_sums=tuple((n, total, squares) for n, total, squares in
+                        np.sum([band.band_sums for band in bands], axis=0).tolist()),
+        manifest=describe(listed).sha256, superseded=earlier)
+    kv.Folder(ingest.uri).write(f"{scene.name}/{scene.version}/{manifest.PLACE}", listed)
+    _publish(ingest.uri, scene)
+    return scene
+
+
+def in_turn(work: Iterable[Step]) -> list[Any]:
+    """Run steps here, one after another."""
+    return [step() for step in work]
+
+
+def ingest_scene(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None,
+                 run: Callable[[Iterable[Step]], Sequence[Any]] = in_turn) -> SceneReport:
+    """Write a scene into a store; `run` runs steps that may run side by side. See `steps` for what is raised."""
+    work = steps(uri, source, coding)
+    ready = next(work)
+    while True:
+        try:
+            ready = work.send(run(ready))
+        except StopIteration as end:
+            report: SceneReport = end.value
+            return report
+
+
+def _agreed(folder: kv.Folder, settings: Settings) -> bool:
+    """Whether a store is there already. Raises StoreError when it has other settings."""
+    there = load_settings(folder)
+    for field in fields(Settings) if there is not None else ():
+        old, new = getattr(there, field.name), getattr(settings, field.name)
+        if old != new:
+            raise StoreError(f"{folder.uri}: the store there has {field.name} {_shown(old)}, not {_shown(new)}; give "
+                             "the same, or another place for a new store")
+    return there is not None
+
+
+def _state(there: Scene | None, ingest: Ingest) -> State:
+    if there is None:
+        return "new"
+    return "unchanged" if there.fingerprint == ingest.scene.fingerprint else "changed"
 
 
 def _publish(uri: str, scene: Scene) -> None:
     kv.Folder(uri).write(f"{scene.name}/{META}", group_json(scene.to_json()))
 
 
-def _report(scene: Scene, *, skipped: bool) -> SceneReport:
-    return SceneReport(name=scene.name, pixels=scene.shape[0] * scene.shape[1], class_pixels=scene.class_pixels,
-                       ignored=dict(scene.ignored_values), skipped=skipped)
+def _report(scene: Scene, state: State) -> SceneReport:
+    return SceneReport(name=scene.name, state=state, pixels=scene.shape[0] * scene.shape[1], notes=scene.notes,
+                       class_pixels=scene.class_pixels, pixel_m2=scene.pixel_m2, ignored=dict(scene.ignored_values))
 
 
 def _shown(value: object) -> str:

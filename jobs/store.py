@@ -1,0 +1,113 @@
+"""Look after a store: what is in it, removing scenes and old versions, exporting scenes.
+
+python jobs/store.py list STORE
+python jobs/store.py remove STORE SCENE …
+python jobs/store.py collect STORE [--unfinished] [--pretend]
+python jobs/store.py export STORE SCENE OUT.tif [--array mask] [--rows 0 4096] [--cols 0 4096] [--level 2]
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+import patchstore
+from patchstore import upkeep
+from swath import cli, console
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the scenes of a store with their versions."""
+
+    store: Annotated[str, Positional]
+    """Folder or URI of the store."""
+    json: bool = False
+    """Print one JSON object as the last line: scenes, each with its versions."""
+
+    def run(self) -> None:
+        """Do it."""
+        entries = upkeep.inventory(cli.lasting(self.store, "STORE"))
+        Console().print(console.inventory_table(entries))
+        cli.finish(self.json, {"scenes": {entry.name: [asdict(version) for version in entry.versions]
+                                          for entry in entries}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Remove scenes, with all of their versions."""
+
+    store: Annotated[str, Positional]
+    """Folder or URI of the store."""
+    scenes: Annotated[tuple[str, ...], Positional]
+    """Names of the scenes."""
+
+    def run(self) -> None:
+        """Do it."""
+        upkeep.remove(cli.lasting(self.store, "STORE"), self.scenes)
+        console.say(f"removed {', '.join(self.scenes)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Remove versions that a later one has superseded. Not while scenes are ingested into the store."""
+
+    store: Annotated[str, Positional]
+    """Folder or URI of the store."""
+    unfinished: bool = False
+    """Also what killed ingests have left; a running one looks the same."""
+    pretend: bool = False
+    """Only say what would be removed."""
+
+    def run(self) -> None:
+        """Do it."""
+        gone = upkeep.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
+        console.say("\n".join(gone) if gone else "nothing to collect")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a scene, or a window of it, as Cloud-Optimised GeoTIFF."""
+
+    store: Annotated[str, Positional]
+    """Folder or URI of the store."""
+    scene: Annotated[str, Positional]
+    """Name of the scene."""
+    output: Annotated[Path, Positional]
+    """The GeoTIFF to write."""
+    array: Literal["image", "mask"] = "image"
+    """The pixels, or their labels."""
+    rows: tuple[int, int] | None = None
+    """First row, and the row after the last, in pixels of the level."""
+    cols: tuple[int, int] | None = None
+    """First column, and the column after the last, in pixels of the level."""
+    level: int = 0
+    """Level: its pixels are 2 to the power of it as large."""
+    overwrite: bool = False
+    """Whether an output that exists may be replaced."""
+
+    def run(self) -> None:
+        """Do it."""
+        store = patchstore.open(cli.lasting(self.store, "STORE"))
+        patchstore.export(store, self.scene, cli.lasting(self.output, "OUT"), array=self.array, rows=self.rows,
+                          cols=self.cols, level=self.level, overwrite=self.overwrite)
+        console.say(f"wrote {self.output}")
+
+
+Verb = (Annotated[List, tyro.conf.subcommand("list")] | Annotated[Remove, tyro.conf.subcommand("remove")]
+        | Annotated[Collect, tyro.conf.subcommand("collect")] | Annotated[Export, tyro.conf.subcommand("export")])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job."""
+    verb: List | Remove | Collect | Export = cli.read(Verb, argv)  # type: ignore[arg-type]
+    verb.run()
+
+
+if __name__ == "__main__":
+    cli.run(main)

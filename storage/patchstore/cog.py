@@ -1,0 +1,239 @@
+"""Cloud-Optimised GeoTIFFs from rows as they come, with CRS, validity, colours and overviews.
+
+A file appears under its name only when it is whole and was read back. Memory is that of a strip of tiles and of GDAL's
+bounded cache.
+Legend: B bands; H, W rows and columns of the file; h rows of a piece or strip.
+"""
+
+import json
+import os
+import tempfile
+import threading
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # GDAL's own errors, which are no RasterioError and have no public name
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+
+from patchstore.errors import OutputError
+
+TILE = 512
+"""Side of a tile in pixels. Strips of whole tiles also go past GDAL's block cache."""
+_CACHE_MB = 256
+"""GDAL's block cache, which would else take a twentieth of the machine."""
+
+Array = NDArray[Any]
+Colour = tuple[int, int, int]
+_opening = threading.Lock()  # warnings.catch_warnings changes what all threads see
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogHeader:
+    """What a file says of its pixels."""
+
+    shape: tuple[int, int]
+    """Rows and columns."""
+    bands: int
+    dtype: str
+    crs: str | None
+    """Coordinate reference system as WKT."""
+    transform: tuple[float, ...] | None
+    """a, b, c, d, e, f: x = a col + b row + c, y = d col + e row + f, of pixel corners."""
+    resampling: Literal["average", "mode", "nearest"] = "average"
+    """How overviews are made: `average` for imagery, `mode` (the most frequent value) for classes."""
+    masked: bool = False
+    """Whether the pieces say which pixels are real; the file then has an internal mask."""
+    nodata: int | None = None
+    """Value of pixels that are not real, where a value says it."""
+    colours: Sequence[Colour] = ()
+    """Of the values 0, 1, …, in one band of uint8; nodata is transparent."""
+    descriptions: Sequence[str] = ()
+    """A name for each band."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.colours and (self.bands, self.dtype) != (1, "uint8"):
+            raise ValueError(f"colours are for one band of uint8, got {self.bands} of {self.dtype}")
+        if len(self.descriptions) not in (0, self.bands):
+            raise ValueError(f"descriptions must be none or one for each of {self.bands} bands, got "
+                             f"{len(self.descriptions)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of a file, all columns; of any height."""
+
+    row: int
+    """Where they begin, counted from wherever the first piece says that it begins."""
+    pixels: Array
+    """(B, h, W), or (h, W) of a file of one band, in the file's dtype."""
+    valid: NDArray[np.bool_] | None = None
+    """(h, W): which pixels are real. For a masked file, and no other."""
+
+
+def class_header(*, shape: tuple[int, int], crs: str | None, transform: tuple[float, ...] | None, names: Sequence[str],
+                 colours: Sequence[Colour], nodata: int, tags: Mapping[str, str] | None = None) -> CogHeader:
+    """The header of a raster of class indices: the classes' colours, and in the tag CLASSES a JSON list of their names,
+    both in the order of the index."""
+    return CogHeader(shape=shape, bands=1, dtype="uint8", crs=crs, transform=transform, resampling="mode",
+                     nodata=nodata, colours=colours, descriptions=("class",),
+                     tags={**(tags or {}), "CLASSES": json.dumps(list(names))})
+
+
+def write_cog(path: str | os.PathLike[str], pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool = False
+              ) -> None:
+    """Write a Cloud-Optimised GeoTIFF from pieces, top to bottom: tiles of 512 px, deflate (which every reader has).
+
+    Raises OutputError when the file exists and may not be overwritten, when its folder cannot be written or the disk
+    is full, when the CRS is not WKT, and when the pieces leave gaps, do not fill the shape, or are not as the header
+    says. Nothing is left then, and an earlier file stays.
+    """
+    path = Path(path)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise OutputError(f"{path}: exists already; give another name{'' if path.is_dir() else ', or overwrite it'}")
+    try:
+        crs = None if header.crs is None else rasterio.CRS.from_wkt(header.crs)
+    except CRSError as error:
+        raise OutputError(f"{path}: its CRS is not WKT that PROJ can read: {header.crs!r} ({error})") from error
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    # Beside the file, so that the last step is a rename in one file system; GDAL's own temporary files land there too.
+    with folder:
+        plain, whole = Path(folder.name) / "plain.tif", Path(folder.name) / "whole.tif"
+        with _writing(path):
+            raster = _create(plain, header, crs)
+        try:
+            checksum = _fill(path, raster, _strips(path, pieces, header))
+        finally:
+            with _writing(path):
+                raster.close()
+        with _writing(path):
+            rasterio.shutil.copy(plain, whole, driver="COG", compress="deflate", blocksize=TILE, bigtiff="if_safer",
+                                 predictor="YES" if _smooth(header) else "NO", overview_resampling=header.resampling)
+            if _checksum(whole, masked=header.masked) != checksum:
+                # GDAL says nothing when the disk is full at the very end (seen in 3.10)
+                raise OSError("what was written reads back otherwise")
+            os.replace(whole, path)
+
+
+def _smooth(header: CogHeader) -> bool:
+    """Whether neighbouring values are near each other, so that their differences compress better."""
+    return header.resampling == "average"
+
+
+def _create(path: Path, header: CogHeader, crs: Any) -> Any:
+    """A tiled GeoTIFF open for writing: a COG cannot be written in pieces, only copied from another file."""
+    predictor = 1 if not _smooth(header) else 3 if header.dtype == "float32" else 2
+    # Without alpha="NO" the fourth of four bands of uint8 would be taken for opacity.
+    raster = _open(path, "w", driver="GTiff", height=header.shape[0], width=header.shape[1], count=header.bands,
+                   dtype=header.dtype, crs=crs, nodata=header.nodata, alpha="NO", tiled=True, blockxsize=TILE,
+                   blockysize=TILE, compress="deflate", zlevel=1, predictor=predictor, bigtiff="if_safer",
+                   transform=None if header.transform is None else rasterio.Affine(*header.transform), sparse_ok=True)
+    if header.colours:
+        clear = {} if header.nodata is None else {header.nodata: (0, 0, 0, 0)}
+        raster.write_colormap(1, {value: (*colour, 255) for value, colour in enumerate(header.colours)} | clear)
+    raster.update_tags(**header.tags)
+    for band, text in enumerate(header.descriptions, start=1):
+        raster.set_band_description(band, text)
+    return raster
+
+
+def _fill(path: Path, raster: Any, strips: Iterable[Piece]) -> int:
+    """Write strips into an open raster; their CRC-32, as `_checksum` has it."""
+    checksum = 0
+    for strip in strips:
+        window = ((strip.row, strip.row + strip.pixels.shape[1]), (0, raster.width))
+        with _writing(path):
+            raster.write(strip.pixels, window=window)
+            if strip.valid is not None:  # in the copy this mask is internal, wherever it stands here
+                raster.write_mask(strip.valid, window=window)
+        checksum = _crc(strip, checksum)
+    return checksum
+
+
+def _strips(path: Path, pieces: Iterable[Piece], header: CogHeader) -> Iterator[Piece]:
+    """Gather pieces into strips (B, h, W) of TILE rows, the last lower. One is valid until the next is asked for."""
+    height, width = header.shape
+    strip_BhW = np.empty((header.bands, min(TILE, height), width), header.dtype)
+    valid_hW = np.empty(strip_BhW.shape[1:], np.bool_) if header.masked else None
+    done = filled = 0
+    expected: int | None = None
+    for piece in pieces:
+        if expected not in (None, piece.row):
+            raise OutputError(f"{path}: its rows must follow each other: expected row {expected}, got {piece.row}")
+        pixels_BhW = _pixels(path, piece, header)
+        rows = pixels_BhW.shape[1]
+        expected = piece.row + rows
+        if done + filled + rows > height:
+            raise OutputError(f"{path}: got more rows than the {height} that it has")
+        start = 0
+        while start < rows:
+            count = min(strip_BhW.shape[1] - filled, rows - start)
+            strip_BhW[:, filled:filled + count] = pixels_BhW[:, start:start + count]
+            if valid_hW is not None and piece.valid is not None:
+                valid_hW[filled:filled + count] = piece.valid[start:start + count]
+            start, filled = start + count, filled + count
+            if filled == strip_BhW.shape[1] or done + filled == height:
+                yield Piece(done, strip_BhW[:, :filled], None if valid_hW is None else valid_hW[:filled])
+                done, filled = done + filled, 0
+    if done < height:
+        raise OutputError(f"{path}: its rows end after {done + filled} of {height}")
+
+
+def _pixels(path: Path, piece: Piece, header: CogHeader) -> Array:
+    """The pixels (B, h, W) of a piece. Raises OutputError when it is not as the header says."""
+    pixels_BhW = piece.pixels[None] if piece.pixels.ndim == 2 else piece.pixels
+    fits = pixels_BhW.ndim == 3 and (len(pixels_BhW), pixels_BhW.shape[2]) == (header.bands, header.shape[1])
+    if not fits or pixels_BhW.dtype != header.dtype:
+        raise OutputError(f"{path}: its rows must be {header.bands} band(s) of {header.dtype}, {header.shape[1]} wide, "
+                          f"got {piece.pixels.dtype} {piece.pixels.shape}")
+    if (None if piece.valid is None else piece.valid.shape) != (pixels_BhW.shape[1:] if header.masked else None):
+        raise OutputError(f"{path}: {'each' if header.masked else 'no'} piece must say which of its pixels are real, "
+                          f"got {None if piece.valid is None else piece.valid.shape} for {pixels_BhW.shape[1:]}")
+    return pixels_BhW
+
+
+def _crc(strip: Piece, checksum: int) -> int:
+    for values in (strip.pixels, strip.valid):
+        if values is not None:
+            checksum = zlib.crc32(np.ascontiguousarray(values).data, checksum)
+    return checksum
+
+
+def _checksum(path: Path, *, masked: bool) -> int:
+    """CRC-32 of the pixels, and of their validity where the file has a mask, strip by strip of TILE rows."""
+    checksum = 0
+    with _open(path) as raster:
+        for row in range(0, raster.height, TILE):
+            window = ((row, min(row + TILE, raster.height)), (0, raster.width))
+            valid_hW = raster.dataset_mask(window=window) != 0 if masked else None
+            checksum = _crc(Piece(row, raster.read(window=window), valid_hW), checksum)
+    return checksum
+
+
+def _open(path: Path, mode: str = "r", **profile: Any) -> Any:
+    """An open rasterio dataset, without the warning that it has no transform: an image may well have none."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **profile)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Within it GDAL's settings are ours, and what it and the system say about writing is one line with the file."""
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
+            yield
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        raise OutputError(f"{path}: cannot be written ({error}); it needs a folder that may be written, and room on "
+                          "the disk for twice its size") from error
