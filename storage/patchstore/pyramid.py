@@ -27,7 +27,7 @@ _BLOCK = 1024
 """Side of what is reduced at once, in full-resolution pixels: a multiple of every level's block and of the cell."""
 _STRIP = 1 << 17
 """Pixels that are widened at once: temporaries of 1 MB stay in the cache, and the allocator hands them out again, where
-those of a block of 1024 x 1024 are mapped anew for each band (7.4 for three bands' means, against 1.8)."""
+those of a block of 1024 x 1024 are mapped anew for each band (moments of three bands of floats: 28, against 8)."""
 
 Array = NDArray[Any]
 
@@ -39,14 +39,14 @@ def means(image_BHW: Array, levels: Sequence[int], valid_HW: Array | None = None
     """
     sizes = {level: _sizes(image_BHW.shape[1:], 1 << level) for level in levels}
     found = {level: np.empty((len(image_BHW), *sizes[level].shape), image_BHW.dtype) for level in levels}
-    # A block without a valid pixel is as one in which all are valid.
-    mixed = valid_HW is not None and bool(valid_HW.any()) and not valid_HW.all()
-    real = {} if not mixed else {level: (means_hw * 4**level).astype(np.int32)
-                                 for level, means_hw in _block_means(valid_HW, levels)}
+    if valid_HW is not None and (valid_HW.all() or not valid_HW.any()):
+        valid_HW = None  # a block without a valid pixel is as one in which all are valid
+    real = {} if valid_HW is None else {level: (means_hw * 4**level).astype(np.int32)
+                                        for level, means_hw in _block_means(valid_HW, levels)}
     for band, image_HW in enumerate(image_BHW):
         for level, means_hw in _block_means(image_HW, levels):
             found[level][band] = _finish(means_hw, level, sizes[level], image_BHW.dtype)
-        if mixed:
+        if valid_HW is not None:
             for level, means_hw in _block_means(np.where(valid_HW, image_HW, 0), levels):
                 some = real[level] > 0
                 counts = np.where(some, real[level], sizes[level])
@@ -262,14 +262,14 @@ def _winners(mask_HW: Array, level: int, values: Array, shares_Vhw: Sequence[Arr
     rows, cols = level_shape(mask_HW.shape, level)
     tied, winner = tied[:rows, :cols], winner[:rows, :cols]
     if tied.any():
-        at = np.divmod(np.flatnonzero(tied), tied.shape[1])  # ten times as fast as np.nonzero
+        at = divmod(np.flatnonzero(tied), cols)  # ten times as fast as np.nonzero
         tops_VT = np.stack([shares_hw[at] == most[at] for shares_hw in shares_Vhw])
         winner[at] = _first_of_tied(_gather(mask_HW, 1 << level, at), values, tops_VT)
     return winner
 
 
 def _gather(mask_HW: Array, factor: int, at: tuple[Array, ...]) -> Array:
-    """The pixels (T, P) of some blocks, row by row. Those beyond the far edge repeat the last: they come first nowhere."""
+    """The pixels (T, P) of some blocks, row by row. Beyond the far edge the last repeats, so it never comes first."""
     pad = [(0, -n % factor) for n in mask_HW.shape]
     whole = np.pad(mask_HW, pad, mode="edge") if pad != [(0, 0), (0, 0)] else mask_HW
     blocks = whole.reshape(whole.shape[0] // factor, factor, whole.shape[1] // factor, factor)
