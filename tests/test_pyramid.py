@@ -70,6 +70,12 @@ def test_means_of_all_levels_are_those_of_full_resolution(dtype: str, shape: tup
                 assert found[level][band][place] == expected
 
 
+def test_means_that_float32_cannot_hold_are_rounded_right() -> None:
+    image = np.full((1, 32, 32), 65534, np.uint16)
+    image.reshape(-1)[:511] = 65535  # 511 / 1024 above 65534, which float32 takes for a half
+    assert means(image, LEVELS)[5].tolist() == [[[65534]]]
+
+
 @settings(max_examples=30, deadline=None)
 @given(shape=SHAPES, values=st.lists(st.integers(0, 255), min_size=1, max_size=6), grain=st.sampled_from([1, 3, 16]),
        seed=st.integers(0, 99))
@@ -85,6 +91,13 @@ def test_majorities_take_the_first_of_the_most_frequent(shape: tuple[int, int], 
             block = mask[here].ravel().tolist()
             expected[place] = max(dict.fromkeys(block), key=block.count)
         np.testing.assert_array_equal(found[level], expected)
+
+
+def test_a_tie_at_the_far_edge_is_not_decided_by_the_next_block() -> None:
+    mask = np.ones((8, 9), np.uint8)
+    mask[:, 8] = [2, 0, 0, 0, 1, 1, 1, 2]
+    assert majorities(mask, [3])[3].tolist() == [[1, 0]]
+    assert majorities(mask.T.copy(), [3])[3].tolist() == [[1], [0]]
 
 
 def test_a_mask_of_every_value_has_majorities() -> None:
