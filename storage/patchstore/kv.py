@@ -1,11 +1,22 @@
 """Where a store lies: the one place that knows local paths from object stores.
 
-A URI is a local path, file:///path, s3://bucket/path or gs://bucket/path. Endpoint, region and credentials of S3 come
-from the environment, as the AWS tools have them ($AWS_ENDPOINT_URL_S3 or $AWS_ENDPOINT_URL, $AWS_REGION or
-$AWS_DEFAULT_REGION, $AWS_ACCESS_KEY_ID and so on); those of Google Cloud as TensorStore finds them.
+A URI is a local path, file:///path, s3://bucket/path or gs://bucket/path. What S3 needs comes from the environment, as
+the AWS tools have it:
+
+    $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL     another server than Amazon's; a bucket is then part of the path
+    $AWS_REGION, $AWS_DEFAULT_REGION            without either the bucket's own is asked for
+    $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY, $AWS_SESSION_TOKEN, $AWS_PROFILE and its files, a machine's role
+                                                without any of them requests are not signed, as public buckets allow
+    $AWS_EC2_METADATA_DISABLED                  "true" spares the 4 seconds of looking for a machine's role in vain
+    $AWS_MAX_ATTEMPTS                           how often a request is tried; 6 (20 seconds) if it is not said
+
+Google Cloud's credentials are found as TensorStore does ($GOOGLE_APPLICATION_CREDENTIALS, gcloud's, a machine's role);
+gs:// goes through the same code, but no test has a server for it.
 """
 
+import functools
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +29,22 @@ from patchstore.errors import StateError, StoreError
 
 FAILURES = (ValueError, OSError, RuntimeError, NotImplementedError)
 """What TensorStore raises for places and data that are absent, damaged or out of reach."""
+_CONCURRENCY = 256
+"""Requests at once, of a process: a batch of 32 windows asks for 64 indices, then for up to 256 chunks. With
+TensorStore's own 32 such a batch took up to five round trips in a row."""
+_ATTEMPTS = 6
+"""TensorStore's 32, up to 32 s apart, would let a mistyped endpoint wait for a quarter of an hour."""
+_REMEDIES = (
+    ("NoSuchBucket|bucket does not exist", "make the bucket, or check its name and the endpoint"),
+    ("PERMISSION_DENIED|UNAUTHENTICATED|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credentials",
+     "give credentials that may do this: for s3:// $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, or $AWS_PROFILE; for "
+     "gs:// $GOOGLE_APPLICATION_CREDENTIALS"),
+    ("CURL error|retry attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|[Ee]ndpoint|aws_region|ListBucketResult",
+     "check the network, $AWS_ENDPOINT_URL and $AWS_REGION, and that an S3 server answers there"),
+    ("[Bb]ucket name", "check the bucket's name"),
+)
+"""What to do when a place is out of reach, by what TensorStore says."""
+_NOTES = re.compile(r" \[(?:tensorstore_spec|source locations|http_response|x-amz|curl_code)")
 _first_pid: list[int] = []
 """The process that first used TensorStore; a fork of it aborts (signal 6) when it does so again."""
 
@@ -41,7 +68,7 @@ def normal(uri: str | os.PathLike[str]) -> str:
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "file":
         return os.path.abspath(unquote(urlsplit(text).path))
-    if scheme in ("s3", "gs"):
+    if scheme in ("s3", "gs") and text.split("/")[2]:
         return text.rstrip("/")
     if scheme or not text:
         raise StoreError(f"{text!r}: not the address of a store; give a local path, file://, s3:// or gs://")
@@ -53,10 +80,10 @@ def folder(uri: str, *parts: str) -> dict[str, Any]:
     path = "".join(f"{part}/" for part in parts)
     if "://" not in uri:
         return {"driver": "file", "path": f"{uri}/{path}"}
-    split = urlsplit(uri)
-    base = split.path.strip("/")
-    where = {"bucket": split.netloc, "path": f"{base}/{path}" if base else path}
-    if split.scheme == "gs":
+    scheme, _, place = uri.partition("://")  # urlsplit would take a # or ? of a key for its own
+    bucket, _, base = place.partition("/")
+    where = {"bucket": bucket, "path": f"{base}/{path}" if base else path}
+    if scheme == "gs":
         return {"driver": "gcs", **where}
     env = os.environ
     endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
@@ -69,9 +96,12 @@ class Folder:
     """The small files of a store: metadata, read and written whole (a write is atomic)."""
 
     def __init__(self, uri: str) -> None:
-        guard()
+        """Raises StoreError for an address or an endpoint that cannot be one."""
         self.uri = uri
-        self._store = ts.KvStore.open(folder(uri)).result()
+        try:
+            self._store = ts.KvStore.open(folder(uri), context=context()).result()
+        except FAILURES as error:
+            raise self._error("cannot be opened", error) from None
 
     def read(self, keys: list[str]) -> list[bytes | None]:
         """Contents in the order of the keys, all asked for at once; None where there is none.
@@ -80,9 +110,13 @@ class Folder:
         """
         try:
             results = [future.result() for future in [self._store.read(key) for key in keys]]
+            contents = [result.value if result.state == "value" else None for result in results]
+            if "://" in self.uri and keys and all(content is None for content in contents):
+                # A bucket that is not there, or a server that is not S3's, also answers that there is no such key.
+                self._store.list(ts.KvStore.KeyRange(keys[0], f"{keys[0]}\0")).result()
         except FAILURES as error:
-            raise StoreError(f"{self.uri}: cannot be read ({plain(error)})") from None
-        return [result.value if result.state == "value" else None for result in results]
+            raise self._error("cannot be read", error) from None
+        return contents
 
     def write(self, key: str, content: bytes) -> None:
         """Write one file. Raises StoreError when the place cannot be written."""
@@ -95,16 +129,19 @@ class Folder:
             try:
                 future.result()
             except FAILURES as error:
-                raise StoreError(f"{self.uri}: {key} cannot be written ({plain(error)})") from None
+                raise self._error(f"{key} cannot be written", error) from None
 
     def children(self) -> list[str]:
-        """Names of the folders in this one, sorted."""
+        """Names of the folders in this one, sorted. An object store is asked for all keys: a request for each 1,000.
+
+        Raises StoreError when the place cannot be listed.
+        """
         try:
             if "://" not in self.uri:  # TensorStore would walk through every file
                 return sorted(entry.name for entry in Path(self.uri).iterdir() if entry.is_dir())
             keys = self._store.list().result()
         except FAILURES as error:
-            raise StoreError(f"{self.uri}: cannot be listed ({plain(error)})") from None
+            raise self._error("cannot be listed", error) from None
         return sorted({key.decode().split("/")[0] for key in keys if b"/" in key})
 
     def keys(self, part: str) -> list[str]:
@@ -112,7 +149,7 @@ class Folder:
         try:
             return sorted(key.decode() for key in self._store.list(_range(part)).result())
         except FAILURES as error:
-            raise StoreError(f"{self.uri}: {part} cannot be listed ({plain(error)})") from None
+            raise self._error(f"{part} cannot be listed", error) from None
 
     def remove(self, part: str) -> None:
         """Remove a folder with all that is in it; one that is not there is no error. Raises StoreError."""
@@ -121,14 +158,18 @@ class Folder:
             if "://" not in self.uri:
                 shutil.rmtree(Path(self.uri, part), ignore_errors=True)  # what is left are empty folders
         except FAILURES as error:
-            raise StoreError(f"{self.uri}: {part} cannot be removed ({plain(error)})") from None
+            raise self._error(f"{part} cannot be removed", error) from None
 
     def remove_file(self, key: str) -> None:
         """Remove one file; one that is not there is no error. Raises StoreError."""
         try:
             self._store.write(key, None).result()
         except FAILURES as error:
-            raise StoreError(f"{self.uri}: {key} cannot be removed ({plain(error)})") from None
+            raise self._error(f"{key} cannot be removed", error) from None
+
+    def _error(self, what: str, error: BaseException) -> StoreError:
+        todo = remedy(error)
+        return StoreError(f"{self.uri}: {what} ({plain(error)})" + (f"; {todo}" if todo else ""))
 
 
 def _range(part: str) -> Any:
@@ -137,9 +178,25 @@ def _range(part: str) -> Any:
 
 
 def context(cache_bytes: int = 0) -> ts.Context:
-    """A context of its own, with a bounded cache of decoded chunks."""
+    """A context with a bounded cache of decoded chunks of its own. Raises StoreError for a wrong $AWS_MAX_ATTEMPTS."""
     guard()
-    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS") or f"{_ATTEMPTS}"
+    if not (attempts.isdecimal() and int(attempts)):
+        raise StoreError(f"$AWS_MAX_ATTEMPTS must be a number from 1, got {attempts!r}; set another, or none")
+    keys = bool(os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY"))
+    own = {"cache_pool": {"total_bytes_limit": cache_bytes}, "memory_key_value_store": {}}
+    return ts.Context(own, _clients(int(attempts), keys))
+
+
+@functools.cache
+def _clients(attempts: int, keys: bool) -> ts.Context:
+    """What all stores of a process share: its requests at once, and its credentials, so that they are found once."""
+    limit = {"limit": _CONCURRENCY}
+    retries = {"max_retries": attempts, "initial_delay": "0.5s", "max_delay": "16s"}
+    # With keys in the environment the chain, which would find them too, is noisy about files that it does not need.
+    return ts.Context({"aws_credentials": {"type": "environment" if keys else "default"},
+                       "s3_request_concurrency": limit, "s3_request_retries": retries,
+                       "gcs_request_concurrency": limit, "gcs_request_retries": retries})
 
 
 def array(uri: str, path: str) -> dict[str, Any]:
@@ -152,5 +209,11 @@ def array(uri: str, path: str) -> dict[str, Any]:
 
 
 def plain(error: BaseException) -> str:
-    """TensorStore's message without the specification at its end."""
-    return str(error).split(" [tensorstore_spec")[0].split(" [source locations")[0]
+    """TensorStore's message on one line, without the specifications and HTTP answers at its end."""
+    return " ".join(_NOTES.split(str(error))[0].split())
+
+
+def remedy(error: BaseException) -> str:
+    """What to do when it is the place, and not what lies there, that failed; empty where that is not so."""
+    message = re.sub('"[^"]*"', "", plain(error))  # names of places in it say nothing of the cause
+    return next((todo for pattern, todo in _REMEDIES if re.search(pattern, message)), "")
