@@ -64,7 +64,7 @@ class Store:
             self.settings = replace(self.settings, classes=merged.classes)
             self.scenes = {name: merged.scene(scene) for name, scene in self.scenes.items()}
         self._context = kv.context(cache_bytes)
-        self._handles: dict[str, ts.TensorStore] = {}
+        self._handles: dict[str, ts.Future[ts.TensorStore]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -107,6 +107,9 @@ class Store:
                    for window, scene in zip(windows, scenes)]
         images_NBSS = np.empty((len(windows), self.bands, size, size), self.dtype)
         labels_NSS = np.full((len(windows), size, size), self.ignore, np.uint8)
+        for path in dict.fromkeys(array_path(scene, array, square.level) for scene, square in zip(scenes, squares)
+                                  for array in ("image", "mask")[:1 + scene.has_mask]):
+            self._open(path)  # all at once: on an object store each is a round trip
         pending: list[_Pending] = []
         for scene, square, out_BSS, out_SS in zip(scenes, squares, images_NBSS, labels_NSS):
             pending.append(self._ask_pixels(scene, square, out_BSS))
@@ -206,14 +209,21 @@ class Store:
             self._raise(error, path)
         return values
 
-    def _handle(self, path: str) -> ts.TensorStore:
+    def _open(self, path: str) -> ts.Future[ts.TensorStore]:
+        """Begin to open an array, unless that was done before."""
         with self._lock:
             if path not in self._handles:
-                try:
-                    self._handles[path] = ts.open(self._spec(path), read=True, context=self._context).result()
-                except kv.FAILURES as error:
-                    self._raise(error, path)
+                self._handles[path] = ts.open(self._spec(path), read=True, context=self._context)
             return self._handles[path]
+
+    def _handle(self, path: str) -> ts.TensorStore:
+        future = self._open(path)
+        try:
+            return future.result()
+        except kv.FAILURES as error:
+            with self._lock:
+                self._handles.pop(path, None)  # to be tried again by the next read
+            self._raise(error, path)
 
     def _spec(self, path: str) -> dict[str, Any]:
         """An array as the scene's attributes say it is: metadata of another shape or type would give other pixels."""
@@ -231,8 +241,10 @@ class Store:
             chunk = f", chunk {tuple(place)} in shard c/{found[3]}"
         elif found := _FILE.search(message):
             chunk = f", chunk c/{found[1]}"
-        raise ReadError(f"{self.uri}: scene {scene}, array {array}{chunk}: absent or damaged ({message}); "
-                        f"delete {self.uri}/{scene} and ingest the scene again") from None
+        what, todo = "absent or damaged", f"delete {self.uri}/{scene} and ingest the scene again"
+        if away := kv.remedy(error):
+            what, todo = "cannot be reached", away
+        raise ReadError(f"{self.uri}: scene {scene}, array {array}{chunk}: {what} ({message}); {todo}") from None
 
 
 def open(uri: str | os.PathLike[str], cache_bytes: int = 256 << 20, merge: Sequence[str] = ()) -> Store:
