@@ -18,7 +18,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -124,12 +124,20 @@ class Folder:
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
         """Write files, all at once. Raises StoreError when the place cannot be written."""
+        self.begin_to_write(contents)()
+
+    def begin_to_write(self, contents: Mapping[str, bytes]) -> Callable[[], None]:
+        """Begin to write files; what it returns waits until they are written, and raises as `write_all` does."""
         pending = {key: self._store.write(key, content) for key, content in contents.items()}
-        for key, future in pending.items():
-            try:
-                future.result()
-            except FAILURES as error:
-                raise self._error(f"{key} cannot be written", error) from None
+
+        def wait() -> None:
+            for key, future in pending.items():
+                try:
+                    future.result()
+                except FAILURES as error:
+                    raise self._error(f"{key} cannot be written", error) from None
+
+        return wait
 
     def children(self) -> list[str]:
         """Names of the folders in this one, sorted. An object store is asked for all keys: a request for each 1,000.

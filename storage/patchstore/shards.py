@@ -6,8 +6,9 @@ shard of each level and a shard of full resolution in `write_levels`.
 """
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ from patchstore.schema import META, array_json
 from patchstore.window import Range
 
 Array = NDArray[Any]
+_WRITES = 4
+"""Files that a step writes at once, at most."""
 NODATA = "nodata"
 """Name, among the ignored values, of pixels that have a class but are not real."""
 
@@ -43,6 +46,40 @@ class Written:
     """Pixels of each class."""
     band_sums: tuple[tuple[float, float, float], ...] = ()
     """Number, sum and sum of squares of each band's valid pixels."""
+
+
+class _Output:
+    """The files that a step writes: each begun as soon as it is compressed, and at most so many at once."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._folder = kv.Folder(ingest.uri)
+        self._files: Files = {}
+        self._writing: deque[Callable[[], None]] = deque()
+
+    def shards(self, place: str, values: Array, rows: Range, cols: Range) -> None:
+        """Write a stretch of an array, shard by shard. Raises StoreError."""
+        side, bands = self._ingest.settings.shard, (0,) * (values.ndim - 2)
+        for col in range(cols[0], cols[1], side):
+            to_col = min(col + side, cols[1])
+            self.part(place, values[..., col - cols[0]:to_col - cols[0]], (*bands, rows[0], col))
+
+    def part(self, place: str, values: Array, start: Sequence[int]) -> None:
+        """Write a part of an array that consists of whole files and begins at `start`. Raises StoreError."""
+        start = (*start, *(0 for _ in range(values.ndim - len(start))))
+        encoded = encode(self._ingest.layout.array(place), values, start)
+        contents = {f"{place}/{key}": content for key, content in encoded.items()}
+        self._writing.append(self._folder.begin_to_write(
+            {array_path(self._ingest.scene, path): content for path, content in contents.items()}))
+        self._files |= {path: describe(content) for path, content in contents.items()}
+        while len(self._writing) > _WRITES:
+            self._writing.popleft()()
+
+    def finish(self) -> Files:
+        """Wait until all are written. Raises StoreError."""
+        while self._writing:
+            self._writing.popleft()()
+        return self._files
 
 
 def write_band(ingest: Ingest, i: int) -> Written:
@@ -75,12 +112,12 @@ def write_band(ingest: Ingest, i: int) -> Written:
                 if real_HW is not None:
                     ignored[NODATA] += _ignore(labels_HW[strip], ~real_HW, settings.ignore)
                 counts[here] = cell_counts(labels_HW[strip], len(settings.classes))
-    files: Files = {}
+    output = _Output(ingest)
     for name, values in planes.items():
-        files |= _write_shards(ingest, f"0/{name}", values, rows, (0, width))
+        output.shards(f"0/{name}", values, rows, (0, width))
     for name, cell_values in (("counts", counts), ("moments", moments)):
-        files |= _write(ingest, name, cell_values, (rows[0] // CELL,))
-    return Written(files=files, ignored={value: pixels for value, pixels in ignored.items() if pixels},
+        output.part(name, cell_values, (rows[0] // CELL,))
+    return Written(files=output.finish(), ignored={value: pixels for value, pixels in ignored.items() if pixels},
                    class_pixels=tuple(counts.sum(axis=(0, 1), dtype=np.int64).tolist()),
                    band_sums=tuple((n, total, squares) for n, total, squares in moments.sum(axis=(0, 1)).tolist()))
 
@@ -91,34 +128,44 @@ def write_levels(ingest: Ingest, part: LevelPart) -> Written:
     Raises StoreError when the store cannot be read or written.
     """
     full = {name: _handle(ingest, f"0/{name}") for name in ingest.layout.planes()}
-    files: Files = {}
-    for place, values, rows, cols in coarser(
-            ingest.layout, part, lambda rows, cols: {name: _read(handle, rows, cols) for name, handle in full.items()}):
-        files |= _write_shards(ingest, place, values, rows, cols)
-    return Written(files=files)
+    output = _Output(ingest)
+    with ThreadPoolExecutor(1) as writer:  # one shard is compressed and written while the next is reduced
+        writing: Future[None] | None = None
+        for place, values, rows, cols in coarser(ingest.layout, part, lambda rows, cols: _ask(full, rows, cols)):
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(output.shards, place, values, rows, cols)
+        if writing is not None:
+            writing.result()
+    return Written(files=output.finish())
 
 
-def coarser(layout: Layout, part: LevelPart, read: Callable[[Range, Range], Mapping[str, Array]]
+def coarser(layout: Layout, part: LevelPart, ask: Callable[[Range, Range], Callable[[], Mapping[str, Array]]]
             ) -> Iterator[tuple[str, Array, Range, Range]]:
     """What the shards of a part of the levels hold: (place of the array, values, rows, cols) of each.
 
-    `read` gives all planes of some rows and columns of full resolution. Depth first, so that one shard of each level
-    is held, and full resolution is read once.
+    `ask` begins to read all planes of some rows and columns of full resolution, and gives what waits for them. Depth
+    first, so that one shard of each level and four of full resolution are held, and each is read once.
     """
     levels = range(part.first, part.last + 1)
     held: dict[int, dict[str, Array]] = {}
 
+    def take(planes: Mapping[str, Array], rows: Range, cols: Range) -> None:
+        for name, reduced in reduce(planes, levels).items():
+            for level, values in reduced.items():
+                _paste(held[level][name], values, rows[0] >> level, cols[0] >> level, layout.settings.shard)
+
     def visit(level: int, i: int, j: int) -> Iterator[tuple[str, Array, Range, Range]]:
         rows, cols = layout.shard_ranges(level, i, j)
-        if level == 0:
-            for name, reduced in reduce(read(rows, cols), levels).items():
-                for coarse, values in reduced.items():
-                    _paste(held[coarse][name], values, rows[0] >> coarse, cols[0] >> coarse, layout.settings.shard)
-            return
         if level in levels:
             held[level] = layout.empty((rows[1] - rows[0], cols[1] - cols[0]))
-        for child in ((2 * i, 2 * j), (2 * i, 2 * j + 1), (2 * i + 1, 2 * j), (2 * i + 1, 2 * j + 1)):
-            if layout.has_shard(level - 1, *child):
+        children = [(k, m) for k in (2 * i, 2 * i + 1) for m in (2 * j, 2 * j + 1) if layout.has_shard(level - 1, k, m)]
+        if level == 1:
+            places = [layout.shard_ranges(0, *child) for child in children]
+            for place, wait in [(place, ask(*place)) for place in places]:
+                take(wait(), *place)
+        else:
+            for child in children:
                 yield from visit(level - 1, *child)
         for name, values in held.pop(level, {}).items():
             yield f"{level}/{name}", values, rows, cols
@@ -153,24 +200,6 @@ def encode(metadata: bytes, values: Array, start: Sequence[int]) -> dict[str, by
     return {key: array.kvstore.read(key).result().value for key in keys}
 
 
-def _write_shards(ingest: Ingest, place: str, values: Array, rows: Range, cols: Range) -> Files:
-    """Write a stretch of an array, shard by shard."""
-    side, files = ingest.settings.shard, Files()
-    bands = (0,) * (values.ndim - 2)
-    for col in range(cols[0], cols[1], side):
-        to_col = min(col + side, cols[1])
-        files |= _write(ingest, place, values[..., col - cols[0]:to_col - cols[0]], (*bands, rows[0], col))
-    return files
-
-
-def _write(ingest: Ingest, place: str, values: Array, start: Sequence[int]) -> Files:
-    """Write the files of a part of an array."""
-    start = (*start, *(0 for _ in range(values.ndim - len(start))))
-    contents = {f"{place}/{key}": content for key, content in encode(ingest.layout.array(place), values, start).items()}
-    kv.Folder(ingest.uri).write_all({array_path(ingest.scene, path): content for path, content in contents.items()})
-    return {path: describe(content) for path, content in contents.items()}
-
-
 def reduce(planes: Mapping[str, Array], levels: Sequence[int]) -> dict[str, dict[int, Array]]:
     """What arrays of full resolution are on coarser levels: by name and level."""
     reduced = {"image": means(planes["image"], levels, planes.get("valid"))}
@@ -202,9 +231,15 @@ def _handle(ingest: Ingest, place: str) -> ts.TensorStore:
         raise StoreError(f"{ingest.uri}: {path} cannot be opened ({kv.plain(error)})") from None
 
 
-def _read(handle: ts.TensorStore, rows: Range, cols: Range) -> Array:
-    try:
-        values: Array = handle[..., rows[0]:rows[1], cols[0]:cols[1]].read().result()
-    except kv.FAILURES as error:
-        raise StoreError(f"full resolution is absent or damaged ({kv.plain(error)}); ingest the scene again") from None
-    return values
+def _ask(full: Mapping[str, ts.TensorStore], rows: Range, cols: Range) -> Callable[[], dict[str, Array]]:
+    """Begin to read a stretch of some arrays; what it returns waits for them."""
+    asked = {name: handle[..., rows[0]:rows[1], cols[0]:cols[1]].read() for name, handle in full.items()}
+
+    def wait() -> dict[str, Array]:
+        try:
+            return {name: future.result() for name, future in asked.items()}
+        except kv.FAILURES as error:
+            raise StoreError(f"full resolution is absent or damaged ({kv.plain(error)}); ingest the scene again"
+                             ) from None
+
+    return wait

@@ -12,7 +12,8 @@ settings alone: what was cut off at any moment is written again, the same. Other
 
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
@@ -29,8 +30,8 @@ from patchstore.schema import META, ClassInfo, Scene, Settings, group_json
 from patchstore.shards import Written, write_band, write_levels, write_metadata
 from patchstore.sources import SceneSource
 
-__all__ = ["Ingest", "SceneReport", "Step", "Steps", "Written", "create", "finish", "in_turn", "ingest_scene",
-           "compare", "prepare", "steps", "stored", "write_band", "write_levels", "write_metadata"]
+__all__ = ["Ingest", "SceneReport", "Step", "Steps", "Written", "create", "finish", "ingest_scene",
+           "compare", "prepare", "side_by_side", "steps", "stored", "write_band", "write_levels", "write_metadata"]
 
 State = Literal["new", "changed", "unchanged"]
 Step = Callable[[], Any]
@@ -149,13 +150,19 @@ def finish(ingest: Ingest, metadata: Files, bands: Sequence[Written], levels: Se
     return scene
 
 
-def in_turn(work: Iterable[Step]) -> list[Any]:
-    """Run steps here, one after another."""
-    return [step() for step in work]
+def side_by_side(work: Sequence[Step]) -> list[Any]:
+    """Run steps here, two at once: one decodes and counts while the other is compressed and written."""
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(step) for step in work]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def ingest_scene(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None,
-                 run: Callable[[Iterable[Step]], Sequence[Any]] = in_turn) -> SceneReport:
+                 run: Callable[[Sequence[Step]], Sequence[Any]] = side_by_side) -> SceneReport:
     """Write a scene into a store; `run` runs steps that may run side by side. See `steps` for what is raised."""
     work = steps(uri, source, coding)
     ready = next(work)
