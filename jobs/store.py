@@ -18,14 +18,12 @@ import patchstore
 from patchstore import upkeep
 from swath import cli, console
 
-Positional = tyro.conf.Positional
-
 
 @dataclass(frozen=True, kw_only=True)
 class List:
     """List the scenes of a store with their versions."""
 
-    store: Annotated[str, Positional]
+    store: Annotated[str, tyro.conf.Positional]
     """Folder or URI of the store."""
     json: bool = False
     """Print one JSON object as the last line: scenes, each with its versions."""
@@ -42,9 +40,9 @@ class List:
 class Remove:
     """Remove scenes, with all of their versions."""
 
-    store: Annotated[str, Positional]
+    store: Annotated[str, tyro.conf.Positional]
     """Folder or URI of the store."""
-    scenes: Annotated[tuple[str, ...], Positional]
+    scenes: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Names of the scenes."""
 
     def run(self) -> None:
@@ -57,7 +55,7 @@ class Remove:
 class Collect:
     """Remove versions that a later one has superseded. Not while scenes are ingested into the store."""
 
-    store: Annotated[str, Positional]
+    store: Annotated[str, tyro.conf.Positional]
     """Folder or URI of the store."""
     unfinished: bool = False
     """Also what killed ingests have left; a running one looks the same."""
@@ -74,11 +72,11 @@ class Collect:
 class Export:
     """Write a scene, or a window of it, as Cloud-Optimised GeoTIFF."""
 
-    store: Annotated[str, Positional]
+    store: Annotated[str, tyro.conf.Positional]
     """Folder or URI of the store."""
-    scene: Annotated[str, Positional]
+    scene: Annotated[str, tyro.conf.Positional]
     """Name of the scene."""
-    output: Annotated[Path, Positional]
+    output: Annotated[Path, tyro.conf.Positional]
     """The GeoTIFF to write."""
     array: Literal["image", "mask"] = "image"
     """The pixels, or their labels."""

@@ -43,7 +43,8 @@ def spoil(data: DataConfig) -> list[str]:
     (source / "images/g0_s1.tif").write_bytes(b"no raster")
     with rasterio.open(source / "images/g1_s0.tif") as file:
         pixels, profile = file.read(), file.profile
-    with rasterio.open(source / "images/g1_s0.tif", "w", **{**profile, "count": 4, "photometric": "minisblack"}) as file:
+    with rasterio.open(source / "images/g1_s0.tif", "w",
+                       **{**profile, "count": 4, "photometric": "minisblack"}) as file:
         file.write(np.concatenate([pixels, pixels[:1]]))
     with rasterio.open(source / "masks/g1_s1.tif", "r+") as file:
         file.write(np.full((1, 320, 320), 77, np.uint8))
@@ -140,7 +141,8 @@ def test_masks_on_another_grid_are_warped_on_request(data: DataConfig, job_here:
     path = Path(data.source, "masks/g0_s0.tif")
     with rasterio.open(path) as file:
         labels, profile = file.read(), file.profile
-    shifted = rasterio.Affine(*(np.array(profile["transform"][:6]) + [0, 0, 0.5, 0, 0, 0]))  # two pixels to the east
+    a, b, c, d, e, f = profile["transform"][:6]
+    shifted = rasterio.Affine(a, b, c + 0.5, d, e, f)  # two pixels to the east
     with rasterio.open(path, "w", **{**profile, "transform": shifted}) as file:
         file.write(labels)
     done = job_here("ingest", *arguments(data))

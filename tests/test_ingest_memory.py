@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kb(folder: Path, height: int) -> int:
-    """Peak memory of ingesting a scene, most of whose file is sparse: a strip of noise at its top, and one at its end."""
+    """Peak memory of ingesting a scene, most of whose file is sparse: a strip of noise at each end."""
     folder.mkdir()
     profile = {"driver": "GTiff", "height": height, "width": WIDTH, "dtype": "uint8", "tiled": True, "blockxsize": 512,
                "blockysize": 512, "sparse_ok": True, "bigtiff": "if_safer", "crs": "EPSG:32634",

@@ -103,7 +103,8 @@ class Preview:
     def check(self, skip_bad: bool = False) -> None:
         """Raise SourceError when a file cannot be used, unless that is to be skipped."""
         if self.rejected and not skip_bad:
-            raise SourceError(f"{len(self.rejected)} files cannot be used, as listed above (--skip-bad leaves them out)")
+            raise SourceError(f"{len(self.rejected)} files cannot be used, as listed above (--skip-bad leaves them "
+                              "out)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from patchstore import PatchstoreError, SceneReport, Step, Steps
 from swath.ingest import Task
-from swath.ray_cluster import connected
+from swath.ray_cluster import connected, nodes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def spread(tasks: Sequence[Task], address: str = "") -> Iterator[SceneReport | s
                    console=Console(file=sys.stderr))
     with connected(address), bar:
         shown = bar.add_task("ingest", total=len(tasks))
-        for result in _interleaved(tasks, most=2 * int(ray.cluster_resources().get("CPU", 1))):
+        for result in _interleaved(tasks, most=2 * max(1, sum(cpus for cpus, _ in nodes()))):
             bar.advance(shown)
             yield result
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from patchstore.errors import SourceError
 from patchstore.grid import Grid, OnGrid, open_on
 from patchstore.labels import LabelReader, check_labels
 from patchstore.masks import Counts, MaskCoding

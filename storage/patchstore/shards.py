@@ -191,13 +191,15 @@ def write_metadata(ingest: Ingest) -> Files:
 def encode(metadata: bytes, values: Array, start: Sequence[int]) -> dict[str, bytes]:
     """The data files, by key (c/0/1/2), of the part of an array from `start` on, which must be whole files."""
     region = tuple(slice(first, first + length) for first, length in zip(start, values.shape))
-    spec = {"driver": "zarr3", "kvstore": {"driver": "memory"}, "metadata": json.loads(metadata),
+    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": json.loads(metadata),
             "store_data_equal_to_fill_value": True}
-    array = ts.open(spec, create=True, context=kv.context()).result()
+    context = kv.context()  # one that shares nothing with any other: the memory is this call's own
+    array, memory = (ts.open(spec, create=True, context=context).result(),
+                     ts.KvStore.open("memory://", context=context).result())
     with ts.Transaction() as transaction:  # else each chunk would write its shard anew
         array.with_transaction(transaction)[region].write(values).result()
-    keys = [key.decode() for key in array.kvstore.list().result() if key != META.encode()]
-    return {key: array.kvstore.read(key).result().value for key in keys}
+    keys = [key.decode() for key in memory.list().result() if key != META.encode()]
+    return {key: memory.read(key).result().value for key in keys}
 
 
 def reduce(planes: Mapping[str, Array], levels: Sequence[int]) -> dict[str, dict[int, Array]]:

@@ -30,8 +30,24 @@ from patchstore.schema import META, ClassInfo, Scene, Settings, group_json
 from patchstore.shards import Written, write_band, write_levels, write_metadata
 from patchstore.sources import SceneSource
 
-__all__ = ["Ingest", "SceneReport", "Step", "Steps", "Written", "create", "finish", "ingest_scene",
-           "compare", "prepare", "side_by_side", "steps", "stored", "write_band", "write_levels", "write_metadata"]
+__all__ = [
+    "Ingest",
+    "SceneReport",
+    "Step",
+    "Steps",
+    "Written",
+    "compare",
+    "create",
+    "finish",
+    "ingest_scene",
+    "prepare",
+    "side_by_side",
+    "steps",
+    "stored",
+    "write_band",
+    "write_levels",
+    "write_metadata",
+]
 
 State = Literal["new", "changed", "unchanged"]
 Step = Callable[[], Any]
