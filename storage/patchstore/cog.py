@@ -232,7 +232,7 @@ def _open(path: Path, mode: str = "r", **profile: Any) -> Any:
 def _writing(path: Path) -> Iterator[None]:
     """Within it GDAL's settings are ours, and what it and the system say about writing is one line with the file."""
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20):
             yield
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise OutputError(f"{path}: cannot be written ({error}); it needs a folder that may be written, and room on "

@@ -56,7 +56,7 @@ class RasterInfo:
 def reading(path: str | os.PathLike[str], what: str = "cannot be read as a raster") -> Iterator[None]:
     """Within it GDAL's settings are ours, and its errors become a SourceError that names the file."""
     try:
-        with rasterio.Env(GDAL_CACHEMAX=64, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+        with rasterio.Env(GDAL_CACHEMAX=64 << 20, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             yield
     except (RasterioError, CPLE_BaseError, OSError) as error:
         raise SourceError(f"{path}: {what} ({error.__cause__ or error})") from error

@@ -46,7 +46,7 @@ def write_scene(image_path: Path | str, mask_path: Path | str, *, seed: int, sha
                "blockysize": 256, "compress": "zstd", "zstd_level": 1, "bigtiff": "IF_SAFER"}
     colours = {k: tuple(bytes.fromhex(text.split("#")[1])) for k, text in enumerate(CLASSES)}
     with (_named_when_whole(Path(image_path)) as image_part, _named_when_whole(Path(mask_path)) as mask_part,
-          rasterio.Env(GDAL_CACHEMAX=_CACHE_MB),
+          rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20),
           rasterio.open(image_part, "w", count=3, photometric="RGB", predictor=2, **profile) as image,
           rasterio.open(mask_part, "w", count=1, **profile) as mask):
         mask.write_colormap(1, colours)
