@@ -11,6 +11,7 @@ import torch
 import patchstore
 import recipes
 from conftest import DATA
+from patchstore import SourceError
 from swath import apply, certificate, checkpoint, ingest, models
 from swath import split as splits
 from swath.checkpoint import Card
@@ -36,6 +37,36 @@ def test_dubai_is_ingested_whole(dubai: tuple[ingest.Report, patchstore.Store]) 
     assert report.fractions == pytest.approx(DUBAI, abs=5e-6)
     assert report.ignored_values.keys() == {"#000000"}
     assert report.ignored / report.pixels == pytest.approx(0.00558, abs=5e-6)
+
+
+def test_obx_is_ingested_whole_and_its_strays_are_counted(tmp_path: Path) -> None:
+    data = replace(recipes.obx().data, source=str(DATA / "obx"), store=str(tmp_path / "obx.zarr"))
+    report = ingest.run(data, ingest.one_by_one)
+    assert (report.scenes, report.rejected, report.pixels) == (165, (), 165 * 920 * 614)
+    assert list(report.fractions.values()) == pytest.approx([0.286, 0.180, 0.532], abs=1e-3)
+    assert set(report.ignored_values) == {"3", "4", "5"}
+    assert report.ignored / report.pixels == pytest.approx(0.0011, abs=5e-5)
+    store = patchstore.open(data.store)
+    assert sum(scene.ignored > 0 for scene in store.scenes.values()) == 158
+    with pytest.raises(SourceError, match="158 files or scenes were refused"):
+        ingest.run(replace(data, stray="error", store=str(tmp_path / "strict.zarr")), ingest.one_by_one).check()
+
+
+def test_naip_is_one_group_of_images_without_masks(tmp_path: Path) -> None:
+    data = replace(recipes.synthetic().data, source=str(DATA / "naip"), store=str(tmp_path / "naip.zarr"),
+                   images="naip/*.tif", masks="", group=r"^(m_\d+_se_14)")
+    report = ingest.run(data, ingest.one_by_one)
+    assert (report.scenes, report.rejected, sum(report.class_pixels.values())) == (10, (), 0)
+    store = patchstore.open(data.store)
+    assert {scene.group for scene in store.scenes.values()} == {"m_4709963_se_14"}
+    assert {(scene.shape[0] in (723, 724), scene.shape[1], scene.pixel_m2) for scene in store.scenes.values()} == {
+        (True, 934, 25.0)}
+    for name, scene in store.scenes.items():
+        rows, cols = ((0, n) for n in scene.shape)
+        with rasterio.open(DATA / "naip" / "naip" / f"{name}.tif") as file:
+            assert (store.bands, scene.crs) == (file.count, file.crs.to_wkt())
+            np.testing.assert_array_equal(store.region(name, "image", rows, cols), file.read())
+            np.testing.assert_array_equal(store.region(name, "valid", rows, cols), file.dataset_mask() != 0)
 
 
 def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
