@@ -8,7 +8,7 @@ the AWS tools have it:
     $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY, $AWS_SESSION_TOKEN, $AWS_PROFILE and its files, a machine's role
                                                 without any of them requests are not signed, as public buckets allow
     $AWS_EC2_METADATA_DISABLED                  "true" spares the 4 seconds of looking for a machine's role in vain
-    $AWS_MAX_ATTEMPTS                           how often a request is tried; 6 (20 seconds) if it is not said
+    $AWS_MAX_ATTEMPTS                           how often a request is tried; 6 (16 seconds) if it is not said
 
 Google Cloud's credentials are found as TensorStore does ($GOOGLE_APPLICATION_CREDENTIALS, gcloud's, a machine's role);
 gs:// goes through the same code, but no test has a server for it.
@@ -39,7 +39,7 @@ _REMEDIES = (
     ("PERMISSION_DENIED|UNAUTHENTICATED|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credentials",
      "give credentials that may do this: for s3:// $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, or $AWS_PROFILE; for "
      "gs:// $GOOGLE_APPLICATION_CREDENTIALS"),
-    ("CURL error|retry attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|[Ee]ndpoint|aws_region|ListBucketResult",
+    ("CURL error|attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|[Ee]ndpoint|aws_region|ListBucketResult|: Unknown$",
      "check the network, $AWS_ENDPOINT_URL and $AWS_REGION, and that an S3 server answers there"),
     ("[Bb]ucket name", "check the bucket's name"),
 )
@@ -200,7 +200,7 @@ def context(cache_bytes: int = 0) -> ts.Context:
 def _clients(attempts: int, keys: bool) -> ts.Context:
     """What all stores of a process share: its requests at once, and its credentials, so that they are found once."""
     limit = {"limit": _CONCURRENCY}
-    retries = {"max_retries": attempts, "initial_delay": "0.5s", "max_delay": "16s"}
+    retries = {"max_retries": attempts, "initial_delay": "0.25s", "max_delay": "8s"}
     # With keys in the environment the chain, which would find them too, is noisy about files that it does not need.
     return ts.Context({"aws_credentials": {"type": "environment" if keys else "default"},
                        "s3_request_concurrency": limit, "s3_request_retries": retries,
