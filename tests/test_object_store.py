@@ -88,7 +88,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[SceneSource]:
     """Two scenes with masks."""
     folder = tmp_path_factory.mktemp("sources")
     make_dataset(folder, scenes=2, size=SIDE, seed=1)
-    return patchstore.find_folder(folder)
+    return patchstore.find_folder(folder).scenes
 
 
 def fill(uri: str, sources: list[SceneSource]) -> str:
@@ -147,14 +147,14 @@ def test_damage_is_an_error_that_names_the_chunk(copy: str) -> None:
     whole = {key: s3().get_object(Bucket="scenes", Key=key)["Body"].read() for key in (shard, metadata)}
     flipped = bytearray(whole[shard])
     flipped[60] ^= 1
-    chunk = r", rows .*, chunk \(0, [23], [23]\) in shard c/0/1/1"
-    for key, damaged, where in ((shard, None, chunk), (shard, bytes(flipped), chunk), (shard, whole[shard][:500], chunk),
+    cut, chunk = whole[shard][:500], r", rows .*, chunk \(0, [23], [23]\) in shard c/0/1/1"
+    for key, damaged, where in ((shard, None, chunk), (shard, bytes(flipped), chunk), (shard, cut, chunk),
                                 (metadata, None, "")):
         if damaged is None:
             s3().delete_object(Bucket="scenes", Key=key)
         else:
             s3().put_object(Bucket="scenes", Key=key, Body=damaged)
-        with pytest.raises(ReadError, match=f"^{copy}: scene g0_s0, array 0/image{where}: absent or damaged .* ingest "):
+        with pytest.raises(ReadError, match=f"^{copy}: scene g0_s0, array 0/image{where}: absent or damaged .*; del"):
             patchstore.open(copy).read([Window("g1_s0", 0, 0, 64), Window("g0_s0", 128, 128, 64)], 64)
         s3().put_object(Bucket="scenes", Key=key, Body=whole[key])
     patchstore.open(copy).read([Window("g0_s0", 128, 128, 64)], 64)
@@ -162,7 +162,7 @@ def test_damage_is_an_error_that_names_the_chunk(copy: str) -> None:
 
 def test_a_changed_scene_gets_another_version(copy: str, sources: list[SceneSource], tmp_path: Path) -> None:
     make_dataset(tmp_path, scenes=1, size=SIDE, seed=2)
-    changed, = patchstore.find_folder(tmp_path)
+    changed, = patchstore.find_folder(tmp_path).scenes
     before = patchstore.open(copy)
     assert patchstore.ingest_scene(copy, changed).state == "changed"
     after, whole = patchstore.open(copy), ("g0_s0", "image", (0, SIDE), (0, SIDE))
