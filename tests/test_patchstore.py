@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 import patchstore
 from patchstore import CELL, ClassInfo, ReadError, StateError, Store, StoreError, Window, kv
-from patchstore.pyramid import area_mean, cell_counts, cell_moments, majority
+from patchstore.pyramid import area_mean, cell_counts, cell_moments, majorities
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)))
 SHAPE = (200, 300)
@@ -85,7 +85,7 @@ def test_cells_count_every_pixel_once(made: Path) -> None:
 @given(mask=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40),
                        elements=st.sampled_from([0, 1, 2, 255])), factor=st.sampled_from([2, 4, 8, 32]))
 def test_majority_is_the_first_of_the_most_frequent(mask: np.ndarray, factor: int) -> None:
-    for (r, c), value in np.ndenumerate(majority(mask, factor)):
+    for (r, c), value in np.ndenumerate(majorities(mask, [factor.bit_length() - 1])[factor.bit_length() - 1]):
         block = mask[r * factor:(r + 1) * factor, c * factor:(c + 1) * factor].ravel().tolist()
         assert value == max(block, key=block.count)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from patchstore import pyramid
-from patchstore.pyramid import CELL, cell_counts, cell_moments, majorities, means, reduce_to_levels, valids
+from patchstore.pyramid import CELL, cell_counts, cell_moments, fill_level, majorities, means, valids
 from patchstore.window import level_shape
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -155,26 +155,27 @@ def test_cell_statistics_are_those_of_each_cell(dtype: str, shape: tuple[int, in
 @pytest.mark.parametrize("block", [32, 96])
 def test_levels_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, dtype: str, block: int) -> None:
     """Blocks and strips far smaller than the image, of which a part is asked for."""
-    shape, rows, cols = (333, 250), (64, 333), (32, 224)
+    shape = (333, 250)
     image, valid = _image(dtype, shape, 5), _valid(0.3, shape)
     whole = means(image, LEVELS, valid)
     monkeypatch.setattr(pyramid, "_BLOCK", block)
     monkeypatch.setattr(pyramid, "_STRIP", 500)
-    outs = {level: np.zeros((2, *level_shape((rows[1] - rows[0], cols[1] - cols[0]), level)), image.dtype)
-            for level in LEVELS}
-    seen = np.zeros(shape, int)
+    for level in LEVELS:
+        height, width = level_shape(shape, level)
+        rows, cols = (height // 4, height), (width // 5, width - width // 6)
+        seen = np.zeros(shape, int)
 
-    def reduce(r: tuple[int, int], c: tuple[int, int]) -> dict[int, np.ndarray]:
-        seen[slice(*r), slice(*c)] += 1
-        assert max(r[1] - r[0], c[1] - c[0]) <= block
-        return means(image[:, slice(*r), slice(*c)], LEVELS, valid[slice(*r), slice(*c)])
+        def reduce(r: tuple[int, int], c: tuple[int, int], level: int = level, seen: np.ndarray = seen) -> np.ndarray:
+            seen[slice(*r), slice(*c)] += 1
+            assert max(r[1] - r[0], c[1] - c[0]) <= block
+            return means(image[:, slice(*r), slice(*c)], [level], valid[slice(*r), slice(*c)])[level]
 
-    reduce_to_levels(outs, rows, cols, reduce)
-    assert (seen[slice(*rows), slice(*cols)] == 1).all()
-    assert seen.sum() == (rows[1] - rows[0]) * (cols[1] - cols[0])
-    for level, out in outs.items():
-        top, left = rows[0] >> level, cols[0] >> level
-        np.testing.assert_array_equal(out, whole[level][:, top:top + out.shape[1], left:left + out.shape[2]])
+        out = np.zeros((2, rows[1] - rows[0], cols[1] - cols[0]), image.dtype)
+        fill_level(out, rows, cols, level, shape, reduce)
+        asked = seen[rows[0] << level:rows[1] << level, cols[0] << level:cols[1] << level]
+        assert (asked == 1).all()
+        assert seen.sum() == asked.size
+        np.testing.assert_array_equal(out, whole[level][:, slice(*rows), slice(*cols)])
 
 
 def test_cell_statistics_do_not_depend_on_the_strips(monkeypatch: pytest.MonkeyPatch) -> None:

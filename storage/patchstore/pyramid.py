@@ -12,7 +12,7 @@ Figures in comments: milliseconds for a million pixels on one core of an AMD EPY
 Legend: B bands; H, W pixels of full resolution; h, w blocks; T tied blocks, P their pixels, V values of a mask.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -94,40 +94,20 @@ def area_mean(image_BHW: Array, factor: int, valid_HW: Array | None = None) -> A
     return means(image_BHW, [level], valid_HW)[level]
 
 
-def majority(mask_HW: Array, factor: int) -> Array:
-    """`majorities` of the one level whose blocks have factor x factor pixels; factor is a power of two."""
-    level = factor.bit_length() - 1
-    return majorities(mask_HW, [level])[level]
-
-
-def any_valid(valid_HW: Array, factor: int) -> Array:
-    """`valids` of the one level whose blocks have factor x factor pixels; factor is a power of two."""
-    level = factor.bit_length() - 1
-    return valids(valid_HW, [level])[level]
-
-
-def reduce_to_levels(outs: Mapping[int, Array], rows: Range, cols: Range,
-                     reduce: Callable[[Range, Range], Mapping[int, Array]]) -> None:
-    """Fill the outputs of several levels, each (…, h, w), in one pass over full resolution, with bounded memory.
-
-    `rows` and `cols` are full-resolution pixels inside the scene, which begin on the coarsest level's grid and end
-    there or at the scene's far edge. `reduce` gets blocks of them, of 1024 x 1024 pixels at most, and returns what they
-    are on each level: `means` of what it reads there, say.
-    """
-    for row in range(*rows, _BLOCK):
-        for col in range(*cols, _BLOCK):
-            block = reduce((row, min(row + _BLOCK, rows[1])), (col, min(col + _BLOCK, cols[1])))
-            for level, out in outs.items():
-                part, top, left = block[level], (row - rows[0]) >> level, (col - cols[0]) >> level
-                out[..., top:top + part.shape[-2], left:left + part.shape[-1]] = part
-
-
 def fill_level(out: Array, rows: Range, cols: Range, level: int, shape: tuple[int, int],
                reduce: Callable[[Range, Range], Array]) -> None:
-    """`reduce_to_levels` of one level, of which out[..., rows, cols] is asked for; `shape` is the scene's."""
-    full_rows, full_cols = ((low << level, min(high << level, length))
-                            for (low, high), length in zip((rows, cols), shape))
-    reduce_to_levels({level: out}, full_rows, full_cols, lambda r, c: {level: reduce(r, c)})
+    """Fill out[..., rows, cols] of a level, block by block, with bounded memory.
+
+    `shape` is the scene's; `reduce` gets ranges of full-resolution pixels, on the level's grid and inside the scene,
+    1024 x 1024 of them at most, and returns what they are on the level.
+    """
+    (top, bottom), (left, right) = ((low << level, min(high << level, length))
+                                    for (low, high), length in zip((rows, cols), shape))
+    for row in range(top, bottom, _BLOCK):
+        for col in range(left, right, _BLOCK):
+            block = reduce((row, min(row + _BLOCK, bottom)), (col, min(col + _BLOCK, right)))
+            y, x = (row - top) >> level, (col - left) >> level
+            out[..., y:y + block.shape[-2], x:x + block.shape[-1]] = block
 
 
 def cell_shape(shape: tuple[int, int]) -> tuple[int, int]:
