@@ -42,13 +42,21 @@ def main(argv: Sequence[str]) -> None:
         preview = ingest.preview(data)
         Console().print(console.preview_table(preview))
         cli.finish(arguments.json, asdict(preview))
-        preview.check(arguments.skip_bad)
+        _check(preview, arguments.skip_bad)
         return
     spread = partial(ray_ingest.spread, address=arguments.config.cluster.address)
     report = ingest.run(data, spread, skip_bad=arguments.skip_bad)
     Console().print(console.ingest_table(report))
     cli.finish(arguments.json, {**asdict(report), "classes": report.fractions, "ignored": report.ignored})
-    report.check(arguments.skip_bad)
+    _check(report, arguments.skip_bad)
+
+
+def _check(result: ingest.Report | ingest.Preview, skip_bad: bool) -> None:
+    """Say what was refused: as an error, or where that is to be skipped, as a remark."""
+    if not skip_bad:
+        result.check()
+    for reason in result.rejected:
+        console.say(f"left out: {reason}")
 
 
 if __name__ == "__main__":

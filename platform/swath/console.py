@@ -72,7 +72,7 @@ def say(text: str) -> None:
 
 
 def ingest_table(report: Report) -> Group:
-    """A table of what was ingested, pixels by class and what is ignored; below it what was done to files or refused."""
+    """A table of what was ingested, pixels by class and what is ignored; below it what was done to files."""
     table = Table(title=f"{report.store}: {report.scenes} scenes ({_states(report.states)})", title_justify="left")
     table.add_column("class")
     for name in ("pixels", "share", "km2"):
@@ -82,10 +82,10 @@ def ingest_table(report: Report) -> Group:
         table.add_row(name, f"{pixels:,}", f"{report.fractions[name]:.5f}", area)
     for value, pixels in report.ignored_values.items():
         table.add_row(f"ignored {value}", f"{pixels:,}", f"{pixels / max(1, report.pixels):.5f}", "")
-    return Group(table, *map(escape, report.notes), *_refused(report.rejected))
+    return Group(table, *map(escape, report.notes))
 
 
-def preview_table(preview: Preview) -> Group:
+def preview_table(preview: Preview) -> Table:
     """What an ingest would do."""
     estimate = preview.estimate
     table = Table(title=f"{preview.store}: what an ingest would do", title_justify="left", show_header=False)
@@ -95,7 +95,7 @@ def preview_table(preview: Preview) -> Group:
     table.add_row("size", f"about {estimate.size / 1e6:,.1f} MB")
     here = max(1, round(estimate.seconds / preview.cores))
     table.add_row("time", f"about {estimate.seconds:,.0f} s of one core; {here} s on the {preview.cores} cores here")
-    return Group(table, *_refused(preview.rejected))
+    return table
 
 
 def inventory_table(entries: Sequence[Entry]) -> Table:
@@ -117,10 +117,6 @@ def inventory_table(entries: Sequence[Entry]) -> Table:
 
 def _states(states: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
-
-
-def _refused(rejected: Sequence[str]) -> list[str]:
-    return [f"refused: {escape(reason)}" for reason in rejected]
 
 
 def audit_table(store: str, audits: Sequence[SceneAudit], classes: Mapping[str, ClassTotal]) -> Table:

@@ -64,11 +64,12 @@ class Report:
     rejected: tuple[str, ...]
     """Files that could not be used, and scenes that were refused, with the reasons."""
 
-    def check(self, skip_bad: bool = False) -> None:
-        """Raise SourceError when something was refused, unless that is to be skipped."""
-        if self.rejected and not skip_bad:
-            raise SourceError(f"{len(self.rejected)} files or scenes were refused, as listed above; {self.store} is "
-                              "without them, or has them as before (--skip-bad takes that for success)")
+    def check(self) -> None:
+        """Raise SourceError, with every reason, when something was refused."""
+        if self.rejected:
+            raise SourceError("\n".join([f"{len(self.rejected)} files or scenes were refused; {self.store} is without "
+                                         "them, or has them as before (--skip-bad takes that for success):",
+                                         *self.rejected]))
 
     @property
     def skipped(self) -> int:
@@ -100,11 +101,11 @@ class Preview:
     rejected: tuple[str, ...]
     """Files that cannot be used, with the reasons."""
 
-    def check(self, skip_bad: bool = False) -> None:
-        """Raise SourceError when a file cannot be used, unless that is to be skipped."""
-        if self.rejected and not skip_bad:
-            raise SourceError(f"{len(self.rejected)} files cannot be used, as listed above (--skip-bad leaves them "
-                              "out)")
+    def check(self) -> None:
+        """Raise SourceError, with every reason, when a file cannot be used."""
+        if self.rejected:
+            raise SourceError("\n".join([f"{len(self.rejected)} files cannot be used (--skip-bad leaves them out):",
+                                         *self.rejected]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ shard of each level and a shard of full resolution in `write_levels`.
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,31 +129,30 @@ def write_levels(ingest: Ingest, part: LevelPart) -> Written:
     """
     full = {name: _handle(ingest, f"0/{name}") for name in ingest.layout.planes()}
     output = _Output(ingest)
-    with ThreadPoolExecutor(1) as writer:  # one shard is compressed and written while the next is reduced
+    with ThreadPoolExecutor(2) as pool:  # one shard is compressed and written while the next are reduced
         writing: Future[None] | None = None
-        for place, values, rows, cols in coarser(ingest.layout, part, lambda rows, cols: _ask(full, rows, cols)):
+        for place, values, rows, cols in _coarser(ingest.layout, part, full, pool):
             if writing is not None:
                 writing.result()
-            writing = writer.submit(output.shards, place, values, rows, cols)
+            writing = pool.submit(output.shards, place, values, rows, cols)
         if writing is not None:
             writing.result()
     return Written(files=output.finish())
 
 
-def coarser(layout: Layout, part: LevelPart, ask: Callable[[Range, Range], Callable[[], Mapping[str, Array]]]
-            ) -> Iterator[tuple[str, Array, Range, Range]]:
+def _coarser(layout: Layout, part: LevelPart, full: Mapping[str, ts.TensorStore], pool: Executor
+             ) -> Iterator[tuple[str, Array, Range, Range]]:
     """What the shards of a part of the levels hold: (place of the array, values, rows, cols) of each.
 
-    `ask` begins to read all planes of some rows and columns of full resolution, and gives what waits for them. Depth
-    first, so that one shard of each level and four of full resolution are held, and each is read once.
+    Depth first, so that one shard of each level and four of full resolution are held, and each of those is read once.
     """
     levels = range(part.first, part.last + 1)
     held: dict[int, dict[str, Array]] = {}
 
-    def take(planes: Mapping[str, Array], rows: Range, cols: Range) -> None:
-        for name, reduced in reduce(planes, levels).items():
+    def take(wait: Callable[[], Mapping[str, Array]], row: int, col: int) -> None:
+        for name, reduced in reduce(wait(), levels).items():
             for level, values in reduced.items():
-                _paste(held[level][name], values, rows[0] >> level, cols[0] >> level, layout.settings.shard)
+                _paste(held[level][name], values, row >> level, col >> level, layout.settings.shard)
 
     def visit(level: int, i: int, j: int) -> Iterator[tuple[str, Array, Range, Range]]:
         rows, cols = layout.shard_ranges(level, i, j)
@@ -161,9 +160,10 @@ def coarser(layout: Layout, part: LevelPart, ask: Callable[[Range, Range], Calla
             held[level] = layout.empty((rows[1] - rows[0], cols[1] - cols[0]))
         children = [(k, m) for k in (2 * i, 2 * i + 1) for m in (2 * j, 2 * j + 1) if layout.has_shard(level - 1, k, m)]
         if level == 1:
-            places = [layout.shard_ranges(0, *child) for child in children]
-            for place, wait in [(place, ask(*place)) for place in places]:
-                take(wait(), *place)
+            asked = [(_ask(full, *place), place[0][0], place[1][0])
+                     for place in (layout.shard_ranges(0, *child) for child in children)]
+            for done in [pool.submit(take, *each) for each in asked]:
+                done.result()
         else:
             for child in children:
                 yield from visit(level - 1, *child)
