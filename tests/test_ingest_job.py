@@ -80,7 +80,7 @@ def test_a_value_that_no_class_has_makes_the_job_fail_but_not_the_other_scenes(d
         file.write(np.full((1, 320, 320), 77, np.uint8))
     report = ingest.run(data, ingest.one_by_one)
     assert len(patchstore.open(data.store).scenes) == 5
-    with pytest.raises(SourceError, match=r"1 files or scenes were refused; .*\n.*g1_s1\.tif: indices that no class has: 77"):
+    with pytest.raises(SourceError, match=r"1 files or scenes were refused; .*\n.*g1_s1\.tif: indices that .*: 77"):
         report.check()
 
 
