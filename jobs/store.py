@@ -17,6 +17,7 @@ from rich.console import Console
 import patchstore
 from patchstore import upkeep
 from swath import cli, console
+from swath.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Remove:
 
     def run(self) -> None:
         """Do it."""
+        if not self.scenes:
+            raise ConfigError("name the scenes to remove")
         upkeep.remove(cli.lasting(self.store, "STORE"), self.scenes)
         console.say(f"removed {', '.join(self.scenes)}")
 
@@ -92,8 +95,11 @@ class Export:
     def run(self) -> None:
         """Do it."""
         store = patchstore.open(cli.lasting(self.store, "STORE"))
-        patchstore.export(store, self.scene, cli.lasting(self.output, "OUT"), array=self.array, rows=self.rows,
-                          cols=self.cols, level=self.level, overwrite=self.overwrite)
+        try:
+            patchstore.export(store, self.scene, cli.lasting(self.output, "OUT"), array=self.array, rows=self.rows,
+                              cols=self.cols, level=self.level, overwrite=self.overwrite)
+        except ValueError as error:  # a scene, a level or a range that is not there
+            raise ConfigError(str(error)) from None
         console.say(f"wrote {self.output}")
 
 

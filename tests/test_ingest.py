@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import rasterio
 
 import patchstore
-from patchstore import ClassInfo, MaskCoding, SceneSource, SourceError, StoreError
+from patchstore import ClassInfo, MaskCoding, SceneSource, SourceError, StoreError, kv, upkeep
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 BLACK = (0, 0, 0)
@@ -197,10 +198,86 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_cut_image_stops_the_ingest(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     for ending in ("jpg", "png", "tif"):
-        path = write(tmp_path / f"cut.{ending}", random_image((300, 300)))
-        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-        with pytest.raises(SourceError, match=rf"cut\.{ending}: cannot be read"):
-            patchstore.ingest_scene(uri, SceneSource(name=ending, image=path, group="g"))
+        for side in (300, 256):  # GDAL has another way of reading the whole of a PNG
+            path = write(tmp_path / f"cut.{ending}", random_image((side, side)))
+            path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+            with pytest.raises(SourceError, match=rf"cut\.{ending}: cannot be read"):
+                patchstore.ingest_scene(uri, SceneSource(name=ending, image=path, group="g"))
+
+
+def test_a_palette_image_is_refused(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png", random_mask((40, 50)), {i: (*c.colour, 255) for i, c in enumerate(CLASSES)})
+    with pytest.raises(SourceError, match=r"a\.png: its pixels are indices of a palette.*-expand rgb"):
+        patchstore.inspect(SceneSource(name="a", image=image, group="a"))
+
+
+def test_a_source_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    uri = new_store(tmp_path / "s.zarr")
+    for shape in ((300, 300), (150, 300)):
+        source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
+        steps = patchstore.steps(uri, source)
+        ingest, = [step() for step in next(steps)]
+        metadata = [step() for step in steps.send([ingest])]
+        write(tmp_path / "a.tif", random_image(shape, seed=5))
+        band, *_ = steps.send(metadata)
+        with pytest.raises(SourceError, match=r"a\.tif: it, or a file that belongs to it, changed while"):
+            band()
+    assert patchstore.open(uri).scenes == {}
+
+
+def test_a_scene_that_is_removed_while_it_is_written_does_not_appear(tmp_path: Path) -> None:
+    uri = new_store(tmp_path / "s.zarr")
+    source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
+
+    def remove_before_the_end(work: Sequence[patchstore.Step]) -> list[object]:
+        if "finish" in repr(work[0]):
+            upkeep.remove(uri, ["a"])
+        return [step() for step in work]
+
+    with pytest.raises(StoreError, match="scene a was removed while it was written"):
+        patchstore.ingest_scene(uri, source, run=remove_before_the_end)
+    assert patchstore.open(uri).scenes == {}
+
+
+def test_declaring_a_value_that_a_scene_does_not_have_changes_nothing(tmp_path: Path) -> None:
+    uri = new_store(tmp_path / "s.zarr")
+    source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((90, 80))),
+                         mask=write(tmp_path / "m.tif", random_mask((90, 80))), group="a")
+    patchstore.ingest_scene(uri, source, MaskCoding(classes=CLASSES))
+    for more in ({"ignored": ("9",)}, {"stray": "ignore"}):
+        assert patchstore.ingest_scene(uri, source, MaskCoding(classes=CLASSES, **more)).skipped  # type: ignore[arg-type]
+
+
+def test_damaged_attributes_and_manifests_are_mended_by_another_ingest(tmp_path: Path) -> None:
+    uri = new_store(tmp_path / "s.zarr")
+    source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
+    patchstore.ingest_scene(uri, source)
+    before = content(tmp_path / "s.zarr")
+    version = patchstore.open(uri).scenes["a"].version
+    for place, old, new in (("a/zarr.json", b'"levels": 3', b'"levels": 2'),
+                            (f"a/{version}/manifest/zarr.json", b"0/image", b"0/imagf")):
+        path = tmp_path / "s.zarr" / place
+        assert old in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(old, new))
+        assert patchstore.ingest_scene(uri, source).state == "changed"
+        assert content(tmp_path / "s.zarr") == before
+
+
+def test_two_writers_of_attributes_lose_nothing(tmp_path: Path) -> None:
+    uri = new_store(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="has shard 128, not 64"):
+        new_store(tmp_path / "s.zarr", shard=64)
+    seen: list[bytes | None] = []
+
+    def change(found: bytes | None) -> bytes:
+        if not seen:  # another is faster
+            kv.Folder(uri).write("note", b"theirs")
+        seen.append(found)
+        return (found or b"") + b" and ours"
+
+    kv.Folder(uri).update("note", change)
+    assert seen == [None, b"theirs"]
+    assert kv.Folder(uri).read(["note"]) == [b"theirs and ours"]
 
 
 def test_metadata_follows_without_new_pixels(tmp_path: Path) -> None:

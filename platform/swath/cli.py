@@ -154,6 +154,8 @@ def lasting(place: P, field: str) -> P:
     Raises ConfigError, naming the field, for a relative path in a job of `ray job submit`: its current directory is a
     copy of the submitted one, in which results would be lost in silence and data are not found.
     """
+    if isinstance(place, Path) and re.match(r"\w+:/", str(place)):  # a Path takes one slash of an address away
+        raise ConfigError(f"{field}: {place} is an address, but it has to be a file or folder of this machine")
     if not str(place) or "://" in str(place):
         return place
     # Ray's job supervisor sets it for the command that it runs, and nothing else does: not in workers, not locally.

@@ -21,7 +21,7 @@ Combine = Literal["single", "mixture"]
 LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
-_MERGE = re.compile(r"^([\w .+-]+(#[0-9A-Fa-f]{6})?)?=[\w .+-]+$")
+_MERGE = re.compile(r"^[^#=]*(#[0-9A-Fa-f]{6})?=[^=]+$")
 _IGNORED = re.compile(r"^(#[0-9A-Fa-f]{6}|\d{1,2}|1\d\d|2[0-4]\d|25[0-5])$")
 
 

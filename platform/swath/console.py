@@ -73,22 +73,23 @@ def say(text: str) -> None:
 
 def ingest_table(report: Report) -> Group:
     """A table of what was ingested, pixels by class and what is ignored; below it what was done to files."""
-    table = Table(title=f"{report.store}: {report.scenes} scenes ({_states(report.states)})", title_justify="left")
+    title = f"{escape(report.store)}: {report.scenes} scenes ({_states(report.states)})"
+    table = Table(title=title, title_justify="left")
     table.add_column("class")
     for name in ("pixels", "share", "km2"):
         table.add_column(name, justify="right")
     for name, pixels in report.class_pixels.items():
         area = "–" if report.class_km2 is None else f"{report.class_km2[name]:.4f}"
-        table.add_row(name, f"{pixels:,}", f"{report.fractions[name]:.5f}", area)
+        table.add_row(escape(name), f"{pixels:,}", f"{report.fractions[name]:.5f}", area)
     for value, pixels in report.ignored_values.items():
-        table.add_row(f"ignored {value}", f"{pixels:,}", f"{pixels / max(1, report.pixels):.5f}", "")
+        table.add_row(escape(f"ignored {value}"), f"{pixels:,}", f"{pixels / max(1, report.pixels):.5f}", "")
     return Group(table, *map(escape, report.notes))
 
 
 def preview_table(preview: Preview) -> Table:
     """What an ingest would do."""
     estimate = preview.estimate
-    table = Table(title=f"{preview.store}: what an ingest would do", title_justify="left", show_header=False)
+    table = Table(title=f"{escape(preview.store)}: what an ingest would do", title_justify="left", show_header=False)
     table.add_row("scenes", _states(preview.states))
     table.add_row("pixels to write", f"{estimate.pixels:,}")
     table.add_row("files of pixels", f"{estimate.shards:,}")

@@ -7,7 +7,7 @@ no class) stays out, whole, and is reported; the others are ingested.
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import patchstore
@@ -20,6 +20,7 @@ from patchstore import (
     RasterInfo,
     SceneReport,
     SceneSource,
+    Settings,
     SourceError,
     Steps,
 )
@@ -112,11 +113,9 @@ class Preview:
 class _Survey:
     """What a look at all headers found."""
 
-    classes: tuple[ClassInfo, ...]
     coding: MaskCoding
     scenes: tuple[SceneSource, ...]
-    bands: int
-    dtype: str
+    settings: Settings
     rejected: tuple[str, ...]
 
 
@@ -131,8 +130,8 @@ def run(data: DataConfig, spread: Spread, *, skip_bad: bool = False) -> Report:
     if survey.rejected and not skip_bad:
         raise SourceError("\n".join([f"nothing was written, since {len(survey.rejected)} files cannot be used "
                                      "(--skip-bad leaves them out):", *survey.rejected]))
-    uri = patchstore.create(data.store, dtype=survey.dtype, bands=survey.bands, classes=survey.classes,
-                            chunk=data.chunk, shard=data.shard, zstd=data.zstd)
+    uri = patchstore.create(data.store, **{field.name: getattr(survey.settings, field.name)
+                                           for field in fields(Settings)})
     done: list[SceneReport] = []
     rejected = list(survey.rejected)
     for result in spread([Task(uri=uri, source=source, coding=survey.coding) for source in survey.scenes]):
@@ -140,7 +139,7 @@ def run(data: DataConfig, spread: Spread, *, skip_bad: bool = False) -> Report:
             rejected.append(result)
         else:
             done.append(result)
-    return _report(uri, survey.classes, sorted(done, key=lambda scene: scene.name), sorted(rejected))
+    return _report(uri, survey.settings.classes, sorted(done, key=lambda scene: scene.name), sorted(rejected))
 
 
 def preview(data: DataConfig) -> Preview:
@@ -149,12 +148,10 @@ def preview(data: DataConfig) -> Preview:
     Raises as `run` does, but for files that do not fit, which are listed.
     """
     survey = _survey(data)
-    settings = patchstore.Settings(dtype=survey.dtype, bands=survey.bands, classes=survey.classes,
-                                   chunk=data.chunk, shard=data.shard, zstd=data.zstd)
     rejected, states, to_write = list(survey.rejected), Counter[str](), []
     for source in survey.scenes:
         try:
-            ingest, state = patchstore.compare(data.store, settings, source, survey.coding)
+            ingest, state = patchstore.compare(data.store, survey.settings, source, survey.coding)
         except SourceError as error:
             rejected.append(str(error))
             continue
@@ -204,7 +201,12 @@ def _survey(data: DataConfig) -> _Survey:
     rejected += [f"{source.image}: has {info.bands} bands of {info.dtype}, but most have {bands} of {dtype}; one store "
                  "holds one kind" for source, info in good if (info.bands, info.dtype) != (bands, dtype)]
     scenes = tuple(source for source, info in good if (info.bands, info.dtype) == (bands, dtype))
-    return _Survey(classes=classes, coding=coding, scenes=scenes, bands=bands, dtype=dtype, rejected=tuple(rejected))
+    try:
+        settings = Settings(dtype=dtype, bands=bands, classes=classes, chunk=data.chunk, shard=data.shard,
+                            zstd=data.zstd)
+    except ValueError as error:
+        raise ConfigError(f"{data.source}: {error}") from None
+    return _Survey(coding=coding, scenes=scenes, settings=settings, rejected=tuple(rejected))
 
 
 def _report(uri: str, classes: Sequence[ClassInfo], done: Sequence[SceneReport], rejected: Sequence[str]) -> Report:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,6 +27,7 @@ class _Refused:
 class _Scene:
     """A scene whose steps are under way."""
 
+    name: str
     steps: Steps
     results: list[Any] = field(default_factory=list)
     waiting: int = 0
@@ -38,23 +40,24 @@ def spread(tasks: Sequence[Task], address: str = "") -> Iterator[SceneReport | s
                    console=Console(file=sys.stderr))
     with connected(address), bar:
         shown = bar.add_task("ingest", total=len(tasks))
-        for result in _interleaved(tasks, most=2 * max(1, sum(cpus for cpus, _ in nodes()))):
+        for result in _interleaved(tasks):
             bar.advance(shown)
             yield result
 
 
-def _interleaved(tasks: Sequence[Task], most: int) -> Iterator[SceneReport | str]:
-    """Keep up to `most` steps under way; scenes that are begun come before those that are not."""
+def _interleaved(tasks: Sequence[Task]) -> Iterator[SceneReport | str]:
+    """Keep two steps under way for each core there is; scenes that are begun come before those that are not."""
     ahead = deque(tasks)
     running: dict[ray.ObjectRef[Any], tuple[_Scene, int]] = {}
     while ahead or running:
-        while ahead and len(running) < most:
-            scene = _Scene(ahead.popleft().steps())
+        while ahead and len(running) < 2 * max(1, sum(cpus for cpus, _ in nodes())):
+            task = ahead.popleft()
+            scene = _Scene(task.source.name, task.steps())
             running |= _submit(scene, next(scene.steps))
         finished, _ = ray.wait(list(running))
         for reference in finished:
             scene, place = running.pop(reference)
-            scene.results[place] = ray.get(reference)
+            scene.results[place] = _result(reference, scene)
             scene.waiting -= 1
             while scene.waiting == 0:  # a stage may have no steps
                 refused = [result for result in scene.results if isinstance(result, _Refused)]
@@ -70,6 +73,16 @@ def _interleaved(tasks: Sequence[Task], most: int) -> Iterator[SceneReport | str
                     yield str(error)
                     break
                 running |= _submit(scene, ready)
+
+
+def _result(reference: "ray.ObjectRef[Any]", scene: _Scene) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError:  # of the step's own making: a bug
+        raise
+    except RayError as error:  # its process was lost, and those that took its place
+        return _Refused(f"scene {scene.name}: a step's process was lost ({str(error).strip().splitlines()[0]}); if "
+                        "memory ran out, use fewer cores at once, and ingest again")
 
 
 def _submit(scene: _Scene, stage: Sequence[Step]) -> "dict[ray.ObjectRef[Any], tuple[_Scene, int]]":

@@ -46,6 +46,12 @@ def load_scenes(folder: Folder) -> dict[str, Scene]:
     return {scene.name: scene for scene in parsed if scene is not None}
 
 
+def load_scene(folder: Folder, name: str) -> Scene | None:
+    """One scene; None where no ingest of it has finished. Raises StoreError."""
+    content = folder.read([f"{name}/{META}"])[0]
+    return None if content is None else parse_scene(folder.uri, name, content)
+
+
 def parse_scene(uri: str, name: str, content: bytes) -> Scene | None:
     """A scene from its metadata file; None when it has no attributes. Raises StoreError when it is torn."""
     what = f"{uri}: scene {name}"

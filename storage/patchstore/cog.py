@@ -25,11 +25,10 @@ from rasterio._err import CPLE_BaseError  # GDAL's own errors, which are no Rast
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from patchstore.errors import OutputError
+from patchstore.raster import bound_cache
 
 TILE = 512
 """Side of a tile in pixels. Strips of whole tiles also go past GDAL's block cache."""
-_CACHE_MB = 256
-"""GDAL's block cache, which would else take a twentieth of the machine."""
 
 Array = NDArray[Any]
 Colour = tuple[int, int, int]
@@ -230,10 +229,10 @@ def _open(path: Path, mode: str = "r", **profile: Any) -> Any:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Within it GDAL's settings are ours, and what it and the system say about writing is one line with the file."""
+    """Within it what GDAL and the system say about writing is one line with the file."""
+    bound_cache()
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20):
-            yield
+        yield
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise OutputError(f"{path}: cannot be written ({error}); it needs a folder that may be written, and room on "
                           "the disk for twice its size") from error

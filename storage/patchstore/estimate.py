@@ -8,9 +8,9 @@ import numpy as np
 
 from patchstore.errors import SourceError
 from patchstore.plan import Ingest
-from patchstore.pyramid import cell_counts, cell_moments, majorities, means
+from patchstore.pyramid import cell_counts, cell_moments
 from patchstore.scene_reader import SceneReader
-from patchstore.shards import encode
+from patchstore.shards import encode, reduce
 
 _STRIPS = 4
 """Strips that are looked at, each of another scene where there are as many."""
@@ -58,13 +58,15 @@ def _strip(ingest: Ingest) -> tuple[int, int, float]:
     with SceneReader(ingest.source, ingest.coding, settings.ignore) as reader:
         image_BHW, valid_HW = reader.pixels(rows, (0, width))
         labels_HW, _ = reader.labels(rows)
+    planes = {name: values for name, values in (("image", image_BHW), ("mask", labels_HW), ("valid", valid_HW))
+              if values is not None}
     levels = range(1, ingest.scene.levels)
-    planes = {"0/image": image_BHW, "counts": None, "moments": cell_moments(image_BHW, valid_HW)}
-    planes |= {f"{level}/image": values for level, values in means(image_BHW, levels, valid_HW).items()}
+    arrays = {f"0/{name}": values for name, values in planes.items()} | {"moments": cell_moments(image_BHW, valid_HW)}
+    for name, reduced in (reduce(planes, levels) if levels else {}).items():
+        arrays |= {f"{level}/{name}": values for level, values in reduced.items()}
     if labels_HW is not None:
-        planes |= {"0/mask": labels_HW, "counts": cell_counts(labels_HW, len(settings.classes))}
-        planes |= {f"{level}/mask": values for level, values in majorities(labels_HW, levels).items()}
-    size = sum(len(content) for place, values in planes.items() if values is not None
+        arrays["counts"] = cell_counts(labels_HW, len(settings.classes))
+    size = sum(len(content) for place, values in arrays.items()
                for content in encode(ingest.layout.array(place), values, (0,) * values.ndim).values())
     return (rows[1] - rows[0]) * width, size, time.perf_counter() - began
 

@@ -65,11 +65,12 @@ def normal(uri: str | os.PathLike[str]) -> str:
     Raises StoreError for a scheme that is not known.
     """
     text = os.fspath(uri)
-    scheme = urlsplit(text).scheme if "://" in text else ""
+    scheme, mark, place = text.partition("://")
+    scheme = scheme.lower() if mark else ""
     if scheme == "file":
         return os.path.abspath(unquote(urlsplit(text).path))
-    if scheme in ("s3", "gs") and text.split("/")[2]:
-        return text.rstrip("/")
+    if scheme in ("s3", "gs") and place.split("/")[0]:
+        return f"{scheme}://{place.rstrip('/')}"
     if scheme or not text:
         raise StoreError(f"{text!r}: not the address of a store; give a local path, file://, s3:// or gs://")
     return os.path.abspath(text)
@@ -121,6 +122,22 @@ class Folder:
     def write(self, key: str, content: bytes) -> None:
         """Write one file. Raises StoreError when the place cannot be written."""
         self.write_all({key: content})
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Write what `change` makes of a file's content (None where there is none), unless that is None.
+
+        Where somebody else was faster, `change` is asked again: nothing that others wrote is lost. Raises StoreError.
+        """
+        try:
+            while True:
+                found = self._store.read(key).result()
+                content = change(found.value if found.state == "value" else None)
+                if content is None:
+                    return
+                if self._store.write(key, content, if_equal=found.stamp.generation).result().generation:
+                    return
+        except FAILURES as error:
+            raise self._error(f"{key} cannot be written", error) from None
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
         """Write files, all at once. Raises StoreError when the place cannot be written."""

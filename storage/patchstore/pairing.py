@@ -18,10 +18,11 @@ from patchstore.schema import ClassInfo
 from patchstore.sources import SceneSource
 
 Place = tuple[str, ...]
-_SIDECARS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".pgw", ".wld", ".prj",
-             ".shx", ".dbf", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml", ".gpkg-shm", ".gpkg-wal")
-"""Files that GDAL keeps beside a raster, and the other parts of a shapefile; a pattern such as images/* finds them
-too."""
+_SIDECARS = (".aux.xml", ".ovr", ".msk", ".prj", ".wld", ".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".jpegw", ".pgw",
+             ".pngw", ".pgwx", ".shx", ".dbf", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml", ".gpkg-shm",
+             ".gpkg-wal", ".qml", ".qmd")
+"""Files that GDAL and QGIS keep beside a raster, and the other parts of a shapefile; a pattern such as images/* finds
+them too."""
 _VECTORS = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 """Endings of vector files."""
 
@@ -95,8 +96,7 @@ def find_files(source: Path, pattern: str, what: str, suffix: str = "", *, flat:
         raise SourceError(f"{source}: is not a folder")
     if not pattern or Path(pattern).is_absolute():
         raise SourceError(f"{source}: the pattern of the {what}s must be relative to the folder, got {pattern!r}")
-    expression(suffix, "suffix")
-    ending = re.compile(f"(?:{suffix})$")
+    ending = expression(suffix, "suffix", form="(?:{})$")
     at: dict[Place, tuple[Path, ...]] = {}
     apart = set(without)
     try:
@@ -117,14 +117,15 @@ def pair(images: Files, masks: Files | None = None, *, stacked: Sequence[Files] 
          group: str = "") -> Found:
     """Make scenes of images and what belongs to them; whatever cannot be used is rejected, with its reason.
 
-    A scene has its image's name; where that occurs in several folders, the folders stand before it: a_1, b_1. `group`:
+    A scene's name is its image's place: a_1 for 1 in a folder a that a wildcard matched, whatever else is there; a name
+    that depended on other files would change with them, and one scene would stand in the store twice. `group`:
     a regular expression whose first group, searched in a scene's name, is its group; empty: each is one of its own.
     Raises SourceError when `group` is no such expression.
     """
     grouping = expression(group, "group", groups=1) if group else None
     parts = [part for part in (masks, *stacked, area) if part is not None]
     rejected = [line for files in (images, *parts) for line in files.refused(images.at)]
-    names = _names(images)
+    names = {place: "_".join(place) for place in images.at}
     often = Counter(names.values())
     scenes: list[SceneSource] = []
     for place, (path, *more) in sorted(images.at.items()):
@@ -143,10 +144,10 @@ def pair(images: Files, masks: Files | None = None, *, stacked: Sequence[Files] 
     return Found(scenes=tuple(scenes), rejected=tuple(rejected))
 
 
-def expression(text: str, what: str, groups: int = 0) -> re.Pattern[str]:
-    """A regular expression with some groups. Raises SourceError for anything else."""
+def expression(text: str, what: str, groups: int = 0, form: str = "{}") -> re.Pattern[str]:
+    """A regular expression with some groups, in a form that it is used in. Raises SourceError for anything else."""
     try:
-        made = re.compile(text)
+        made = re.compile(form.format(text))
     except re.error as error:
         raise SourceError(f"{what}: {text!r} is not a regular expression ({error})") from None
     if made.groups < groups:
@@ -170,12 +171,6 @@ def _wild(folders: Place, pattern: Place) -> Place | None:
         return None
     rest = _wild(folders[1:], pattern[1:])
     return None if rest is None else (*(folders[:1] if has_magic(pattern[0]) else ()), *rest)
-
-
-def _names(images: Files) -> dict[Place, str]:
-    """The name of each place's scene: the file's; with the folders where one occurs in several."""
-    twice = len({place[-1] for place in images.at}) < len(images.at)
-    return {place: "_".join(place) if twice else place[-1] for place in images.at}
 
 
 def _group(name: str, grouping: re.Pattern[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""Reading rasters of any format that GDAL knows, by windows; never more than 64 MB of GDAL's cache."""
+"""Reading rasters of any format that GDAL knows, by windows; with 64 MB of its cache, or $GDAL_CACHEMAX."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what GDAL raises in a warp, and no public name has
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -52,11 +52,22 @@ class RasterInfo:
     and infinities are not real)."""
 
 
+def bound_cache() -> None:
+    """Have GDAL cache 64 MB of blocks, not a twentieth of the machine; $GDAL_CACHEMAX overrides.
+
+    GDAL looks at the variable when it first needs its cache. As an option of rasterio's Env it would hold for all
+    threads, and end for all when the first of them left its Env.
+    """
+    os.environ.setdefault("GDAL_CACHEMAX", "64")
+
+
 @contextmanager
 def reading(path: str | os.PathLike[str], what: str = "cannot be read as a raster") -> Iterator[None]:
     """Within it GDAL's settings are ours, and its errors become a SourceError that names the file."""
+    bound_cache()
     try:
-        with rasterio.Env(GDAL_CACHEMAX=64 << 20, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+        # GDAL's way of reading a PNG all at once takes the garbage of a cut file for pixels.
+        with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"):
             yield
     except (RasterioError, CPLE_BaseError, OSError) as error:
         raise SourceError(f"{path}: {what} ({error.__cause__ or error})") from error
@@ -75,6 +86,9 @@ def info_of(dataset: Any) -> RasterInfo:
     if len(types) != 1 or not types <= set(DTYPES):
         raise SourceError(f"{dataset.name}: its bands are {', '.join(sorted(types))}; convert it to one of "
                           f"{', '.join(DTYPES)} for all bands (gdal_translate -ot)")
+    if ColorInterp.palette in dataset.colorinterp:
+        raise SourceError(f"{dataset.name}: its pixels are indices of a palette, which have no mean; make colours of them "
+                          "(gdal_translate -expand rgb)")
     transform = tuple(dataset.transform)[:6]
     flags = dataset.mask_flag_enums[0]
     # An alpha band is taken for a band like the others: four-band imagery is often mislabelled so.

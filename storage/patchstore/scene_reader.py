@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 
 from patchstore.grid import Grid, OnGrid, open_on
 from patchstore.labels import LabelReader, check_labels
@@ -37,7 +37,9 @@ class Stack:
                 info = info_of(layer.source)  # a warped file may not reach all of the grid
                 self._layers.append((layer, replace(info, has_valid=True) if layer.warped else info))
             self._closing = closing.pop_all()
-        self.notes = tuple(layer.note for layer, _ in self._layers if layer.warped)
+        self.notes = (*(layer.note for layer, _ in self._layers if layer.warped),
+                      *(f"{Path(layer.source.name).name}: a band marked as opacity is taken for a band like the others"
+                        for layer, _ in self._layers if ColorInterp.alpha in layer.source.colorinterp))
         infos = [info for _, info in self._layers]
         self.info = replace(infos[0], bands=sum(info.bands for info in infos), crs=_wkt(self.grid),
                             dtype=common_dtype([info.dtype for info in infos]),

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from patchstore import conventions, kv
 from patchstore.catalog import array_path
-from patchstore.errors import StoreError
+from patchstore.errors import SourceError, StoreError
 from patchstore.layout import Layout, LevelPart
 from patchstore.manifest import Files, describe
-from patchstore.plan import Ingest
+from patchstore.plan import Ingest, stamps_of
 from patchstore.pyramid import CELL, cell_counts, cell_moments, cell_shape, majorities, means, valids
 from patchstore.scene_reader import SceneReader
 from patchstore.schema import META, array_json
@@ -98,6 +98,7 @@ def write_band(ingest: Ingest, i: int) -> Written:
     moments = np.empty((*cells, settings.bands, 3))
     ignored: Counter[str] = Counter()
     with SceneReader(ingest.source, ingest.coding, settings.ignore) as reader:
+        _check_unchanged(ingest, reader)
         for row in range(0, shape[0], settings.chunk):
             strip = slice(row, min(row + settings.chunk, shape[0]))
             here = slice(row // CELL, -(-strip.stop // CELL))
@@ -112,6 +113,7 @@ def write_band(ingest: Ingest, i: int) -> Written:
                 if real_HW is not None:
                     ignored[NODATA] += _ignore(labels_HW[strip], ~real_HW, settings.ignore)
                 counts[here] = cell_counts(labels_HW[strip], len(settings.classes))
+        _check_unchanged(ingest, reader)
     output = _Output(ingest)
     for name, values in planes.items():
         output.shards(f"0/{name}", values, rows, (0, width))
@@ -210,6 +212,13 @@ def reduce(planes: Mapping[str, Array], levels: Sequence[int]) -> dict[str, dict
     if "valid" in planes:
         reduced["valid"] = valids(planes["valid"], levels)
     return reduced
+
+
+def _check_unchanged(ingest: Ingest, reader: SceneReader) -> None:
+    """Raises SourceError when a file is not the one whose fingerprint was taken."""
+    if (stamps_of(reader.files()), reader.info) != (ingest.stamps, ingest.info):
+        raise SourceError(f"{ingest.source.image}: it, or a file that belongs to it, changed while it was ingested; "
+                          "ingest it again")
 
 
 def _paste(shard: Array, values: Array, row: int, col: int, side: int) -> None:

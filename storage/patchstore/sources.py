@@ -28,5 +28,6 @@ class SceneSource:
     """Whether files on another grid than the image's are warped to it; else they are an error."""
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith((".", "__")) or self.name == "zarr.json":
+        wrong = set("/\\") & set(self.name) or self.name.startswith((".", "__")) or self.name.endswith(".__lock")
+        if not self.name or wrong or self.name == "zarr.json":
             raise SourceError(f"{self.image}: {self.name!r} cannot name a scene; rename the file")

@@ -15,6 +15,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from patchstore.landscape import TILE, render
+from patchstore.raster import bound_cache
 
 CLASSES = ("field=#C8B46E", "building=#D2322D", "woodland=#23692D", "water=#2D6EBE", "road=#5A5A5A")
 """Name and colour of each class, in the order of the mask's values."""
@@ -24,7 +25,6 @@ ORIGIN_M = (500_000.0, 5_800_000.0)
 """East and north of the upper left corner of the landscape's pixel (0, 0)."""
 
 _GAP_M = 4096.0    # least distance of two groups of scenes
-_CACHE_MB = 256    # GDAL's block cache, which would else take a twentieth of the machine
 
 
 def write_scene(image_path: Path | str, mask_path: Path | str, *, seed: int, shape: tuple[int, int],
@@ -44,9 +44,9 @@ def write_scene(image_path: Path | str, mask_path: Path | str, *, seed: int, sha
     profile = {"driver": "GTiff", "dtype": "uint8", "height": shape[0], "width": shape[1], "crs": CRS, "tiled": True,
                "transform": Affine(pixel_m, 0, origin_m[0], 0, -pixel_m, origin_m[1]), "blockxsize": 256,
                "blockysize": 256, "compress": "zstd", "zstd_level": 1, "bigtiff": "IF_SAFER"}
+    bound_cache()
     colours = {k: tuple(bytes.fromhex(text.split("#")[1])) for k, text in enumerate(CLASSES)}
     with (_named_when_whole(Path(image_path)) as image_part, _named_when_whole(Path(mask_path)) as mask_part,
-          rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20),
           rasterio.open(image_part, "w", count=3, photometric="RGB", predictor=2, **profile) as image,
           rasterio.open(mask_part, "w", count=1, **profile) as mask):
         mask.write_colormap(1, colours)

@@ -6,12 +6,13 @@ collected. What a killed ingest left, and nobody took up again, is unfinished.
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from patchstore import kv, manifest
-from patchstore.catalog import need_settings, parse_scene
+from patchstore.catalog import load_scene, need_settings, parse_scene
 from patchstore.errors import StoreError
 from patchstore.schema import META, Scene, group_json
 
@@ -26,7 +27,7 @@ class Version:
     state: VersionState
     files: int
     size: int | None
-    """Bytes; None where no manifest says."""
+    """Bytes; None where no manifest, or only a damaged one, says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,10 @@ def inventory(uri: str | os.PathLike[str]) -> list[Entry]:
 def remove(uri: str | os.PathLike[str], names: Iterable[str]) -> None:
     """Remove scenes with all of their versions, also torn ones. From its first moment on they are not listed.
 
-    Raises StoreError, before anything is removed, when a scene is not there.
+    Not while the same scenes are ingested: that ingest then fails. Raises StoreError, before anything is removed, when
+    a scene is not there.
     """
-    folder = _folder(uri)
+    folder, names = _folder(uri), list(names)
     there = folder.children()
     for name in names:
         if name not in there:
@@ -83,9 +85,17 @@ def collect(uri: str | os.PathLike[str], *, unfinished: bool = False, pretend: b
         if entry.scene is None:
             folder.remove(entry.name)
         else:
-            kept = tuple(version for version in entry.scene.superseded if version not in old)
-            folder.write(f"{entry.name}/{META}", group_json(replace(entry.scene, superseded=kept).to_json()))
+            folder.update(f"{entry.name}/{META}", partial(_forget, folder.uri, entry.name, old))
     return removed
+
+
+def _forget(uri: str, name: str, old: Sequence[str], content: bytes | None) -> bytes | None:
+    """A scene's attributes without versions that are no more."""
+    scene = None if content is None else parse_scene(uri, name, content)
+    if scene is None:
+        return None
+    kept = tuple(version for version in scene.superseded if version not in old)
+    return group_json(replace(scene, superseded=kept).to_json())
 
 
 def _folder(uri: str | os.PathLike[str]) -> kv.Folder:
@@ -95,8 +105,7 @@ def _folder(uri: str | os.PathLike[str]) -> kv.Folder:
 
 
 def _entry(folder: kv.Folder, name: str) -> Entry:
-    content = folder.read([f"{name}/{META}"])[0]
-    scene = None if content is None else parse_scene(folder.uri, name, content)
+    scene = load_scene(folder, name)
     files: dict[str, int] = {}
     for key in folder.keys(name):
         version, _, place = key.removeprefix(f"{name}/").partition("/")
@@ -114,6 +123,11 @@ def _state(scene: Scene | None, version: str) -> VersionState:
 
 def _version(folder: kv.Folder, place: str, state: VersionState, count: int) -> Version:
     content = folder.read([f"{place}/{manifest.PLACE}"])[0]
-    listed = {} if content is None else manifest.from_json(content, f"{folder.uri}: {place}")
-    size = None if content is None else sum(file.size for file in listed.values()) + len(content)
+    size = None
+    if content is not None:
+        try:
+            listed = manifest.from_json(content, f"{folder.uri}: {place}")
+            size = sum(file.size for file in listed.values()) + len(content)
+        except StoreError:  # an audit says so; here it only means that nobody knows
+            size = None
     return Version(name=place.rpartition("/")[2], state=state, files=count, size=size)

@@ -49,6 +49,8 @@ __all__ = [
     "write_metadata",
 ]
 
+_COUNTED = ("ignored", "ignored_values", "class_pixels", "band_sums", "manifest")
+"""What is known of a scene only when it has been written."""
 State = Literal["new", "changed", "unchanged"]
 Step = Callable[[], Any]
 """A picklable piece of work."""
@@ -90,7 +92,8 @@ def create(uri: str | os.PathLike[str], *, dtype: Any, bands: int, classes: Sequ
                         shard=shard, zstd=zstd)
     folder = kv.Folder(uri)
     if not _agreed(folder, settings):
-        folder.write(META, group_json(settings.to_json()))
+        folder.update(META, lambda content: group_json(settings.to_json()) if content is None else None)
+        _agreed(folder, settings)  # somebody else may have been faster
     return uri
 
 
@@ -115,11 +118,7 @@ def prepare(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding
 def stored(ingest: Ingest) -> Scene | None:
     """The scene as the store has it, of whatever content. One whose attributes are torn is not there."""
     name = ingest.scene.name
-    content = kv.Folder(ingest.uri).read([f"{name}/{META}"])[0]
-    try:
-        return None if content is None else parse_scene(ingest.uri, name, content)
-    except StoreError:  # to be written again is what its message asks for
-        return None
+    return _parsed(ingest.uri, name, kv.Folder(ingest.uri).read([f"{name}/{META}"])[0])
 
 
 def steps(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> Steps:
@@ -135,7 +134,7 @@ def steps(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding |
     if there is not None and state == "unchanged":
         new = replace(there, group=ingest.scene.group, origin=ingest.scene.origin)
         if new != there:
-            _publish(ingest.uri, new)
+            new = _publish(ingest.uri, new)
         return _report(new, state)
     files, = yield [partial(write_metadata, ingest)]
     bands: Sequence[Written] = yield [partial(write_band, ingest, i) for i in range(ingest.layout.bands_of_shards)]
@@ -145,25 +144,27 @@ def steps(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding |
 
 
 def finish(ingest: Ingest, metadata: Files, bands: Sequence[Written], levels: Sequence[Written]) -> Scene:
-    """Write the manifest and then the scene's attributes, with the totals of what was written. Raises StoreError."""
+    """Write the manifest and then the scene's attributes, with the totals of what was written.
+
+    Raises StoreError, also when what was written is not there any more.
+    """
     files = dict(metadata)
     ignored: Counter[str] = Counter()
     for written in (*bands, *levels):
         files |= written.files
         ignored.update(written.ignored)
-    listed = manifest.to_json(files)
-    there = stored(ingest)
-    earlier = () if there is None else tuple(
-        version for version in dict.fromkeys((*there.superseded, there.version)) if version != ingest.scene.version)
+    listed, folder = manifest.to_json(files), kv.Folder(ingest.uri)
+    place = f"{ingest.scene.name}/{ingest.scene.version}"
+    if not {f"{place}/{path}" for path in files} <= set(folder.keys(place)):
+        raise StoreError(f"{ingest.uri}: scene {ingest.scene.name} was removed while it was written; ingest it again")
     scene = replace(
         ingest.scene, ignored=sum(ignored.values()), ignored_values=tuple(sorted(ignored.items())),
         class_pixels=tuple(map(sum, zip(*(band.class_pixels for band in bands)))),
         band_sums=tuple((n, total, squares) for n, total, squares in
                         np.sum([band.band_sums for band in bands], axis=0).tolist()),
-        manifest=describe(listed).sha256, superseded=earlier)
-    kv.Folder(ingest.uri).write(f"{scene.name}/{scene.version}/{manifest.PLACE}", listed)
-    _publish(ingest.uri, scene)
-    return scene
+        manifest=describe(listed).sha256)
+    folder.write(f"{place}/{manifest.PLACE}", listed)
+    return _publish(ingest.uri, scene)
 
 
 def side_by_side(work: Sequence[Step]) -> list[Any]:
@@ -190,6 +191,13 @@ def ingest_scene(uri: str | os.PathLike[str], source: SceneSource, coding: MaskC
             return report
 
 
+def _parsed(uri: str, name: str, content: bytes | None) -> Scene | None:
+    try:
+        return None if content is None else parse_scene(uri, name, content)
+    except StoreError:  # to be written again is what its message asks for
+        return None
+
+
 def _agreed(folder: kv.Folder, settings: Settings) -> bool:
     """Whether a store is there already. Raises StoreError when it has other settings."""
     there = load_settings(folder)
@@ -202,13 +210,29 @@ def _agreed(folder: kv.Folder, settings: Settings) -> bool:
 
 
 def _state(there: Scene | None, ingest: Ingest) -> State:
+    """A scene whose attributes or manifest are not what was once written counts as changed, so that it is mended."""
     if there is None:
         return "new"
-    return "unchanged" if there.fingerprint == ingest.scene.fingerprint else "changed"
+    same = replace(there, group="", origin=(0, 0), superseded=()) == replace(
+        ingest.scene, group="", origin=(0, 0), **{name: getattr(there, name) for name in _COUNTED})
+    content = kv.Folder(ingest.uri).read([f"{there.name}/{there.version}/{manifest.PLACE}"])[0]
+    whole = content is not None and describe(content).sha256 == there.manifest
+    return "unchanged" if same and whole else "changed"
 
 
-def _publish(uri: str, scene: Scene) -> None:
-    kv.Folder(uri).write(f"{scene.name}/{META}", group_json(scene.to_json()))
+def _publish(uri: str, scene: Scene) -> Scene:
+    """Write a scene's attributes, which know of the version that was there until now; returns the scene with that."""
+    written = scene
+
+    def change(content: bytes | None) -> bytes:
+        nonlocal written
+        there = _parsed(uri, scene.name, content)
+        earlier = () if there is None else (*there.superseded, there.version)
+        written = replace(scene, superseded=tuple(v for v in dict.fromkeys(earlier) if v != scene.version))
+        return group_json(written.to_json())
+
+    kv.Folder(uri).update(f"{scene.name}/{META}", change)
+    return written
 
 
 def _report(scene: Scene, state: State) -> SceneReport:
