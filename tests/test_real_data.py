@@ -69,6 +69,29 @@ def test_naip_is_one_group_of_images_without_masks(tmp_path: Path) -> None:
             np.testing.assert_array_equal(store.region(name, "valid", rows, cols), file.dataset_mask() != 0)
 
 
+def test_black_stands_in_nine_masks_of_dubai(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
+    _, store = dubai
+    black = {name: dict(scene.ignored_values)["#000000"] for name, scene in store.scenes.items() if scene.ignored}
+    assert len(black) == 9
+    assert black["tile_8_part_003"] == 545_723
+    assert sum(black.values()) == 552_156
+
+
+def test_the_parts_make_up_their_tiles(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
+    _, store = dubai
+    sizes = ((2391, 1931), (1528, 1632), (2046, 1974), (3297, 2538), (3378, 3174), (2577, 2514), (5450, 6184),
+             (6447, 4438))  # width, height
+    for tile, (width, height) in enumerate(sizes, 1):
+        parts = [store.scenes[f"tile_{tile}_part_{part:03d}"] for part in range(1, 10)]
+        covered = np.zeros((height, width), np.uint8)
+        for part in parts:
+            (row, col), (rows, cols) = part.origin, part.shape
+            assert (row + rows <= height, col + cols <= width) == (True, True)
+            covered[row:row + rows, col:col + cols] += 1
+        assert (covered <= 1).all()
+        assert covered.mean() > 0.995  # parts of one row differ by a pixel
+
+
 def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
     _, store = dubai
     split = splits.divide(store, recipes.dubai().split)

@@ -87,8 +87,8 @@ def info_of(dataset: Any) -> RasterInfo:
         raise SourceError(f"{dataset.name}: its bands are {', '.join(sorted(types))}; convert it to one of "
                           f"{', '.join(DTYPES)} for all bands (gdal_translate -ot)")
     if ColorInterp.palette in dataset.colorinterp:
-        raise SourceError(f"{dataset.name}: its pixels are indices of a palette, which have no mean; make colours of them "
-                          "(gdal_translate -expand rgb)")
+        raise SourceError(f"{dataset.name}: its pixels are indices of a palette, which have no mean; make colours of "
+                          "them (gdal_translate -expand rgb)")
     transform = tuple(dataset.transform)[:6]
     flags = dataset.mask_flag_enums[0]
     # An alpha band is taken for a band like the others: four-band imagery is often mislabelled so.
