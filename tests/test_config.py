@@ -44,6 +44,10 @@ def test_wrong_json_names_the_field(text: str, part: str) -> None:
     lambda: DataConfig(adapter="obx", masks=""),
     lambda: DataConfig(mask="colour", attribute="kind"),
     lambda: DataConfig(mask="polygons", classes=("a=#000000",), background="b"),
+    lambda: DataConfig(mask="colour", ignored=("3",)),
+    lambda: DataConfig(mask="index", ignored=("#000000",)),
+    lambda: DataConfig(mask="index", ignored=("1.5",)),
+    lambda: DataConfig(mask="polygons", ignored=("",)),
     lambda: DataConfig(merge=("a+b",)),
     lambda: DataConfig(merge=("#FF0000=a",)),
     lambda: SplitConfig(val=("a",), test=("b", "a")),
@@ -58,6 +62,14 @@ def test_wrong_json_names_the_field(text: str, part: str) -> None:
 def test_wrong_values_are_refused_at_construction(make: object) -> None:
     with pytest.raises(ConfigError, match="must be"):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("mask", "ignored"), [
+    ("index", ("-1", "255", "1000")), ("colour", ("#00ff7F",)), ("polygons", ("no value", "1000", "#1", "a, b"))])
+def test_what_an_ingest_says_to_ignore_can_be_ignored(mask: str, ignored: tuple[str, ...]) -> None:
+    read = cli.read_configured(lambda c: _Arguments(config=c), [
+        "synthetic", "--config.data.mask", mask, "--config.data.ignored", *ignored])
+    assert read.config.data.ignored == ignored
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,10 @@ LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
 _MERGE = re.compile(r"^[^#=]*(#[0-9A-Fa-f]{6})?=[^=]+$")
-_IGNORED = re.compile(r"^(#[0-9A-Fa-f]{6}|\d{1,2}|1\d\d|2[0-4]\d|25[0-5])$")
+_IGNORED = {"index": (re.compile("-?[0-9]+"), "whole numbers"),
+            "colour": (re.compile("#[0-9A-Fa-f]{6}"), "colours #RRGGBB"),
+            "polygons": (re.compile("(?s).+"), "texts that are not empty")}
+"""How a mask's value is written, by the kind of masks: what an ingest's message says to declare can be declared."""
 
 
 LAYOUT = ("images", "masks", "stacked", "image_suffix", "mask_suffix", "group", "area")
@@ -77,7 +80,8 @@ class DataConfig(Section):
     mask: Literal["index", "colour", "polygons"] = "index"
     """What a mask holds: class indices, the classes' colours (a palette counts by its colours), or polygons."""
     ignored: tuple[str, ...] = ()
-    """Mask values that are no class and are known: colours (#RRGGBB) or indices. Counted, reported, never scored."""
+    """Mask values that are no class and are known: colours (#RRGGBB), indices, or the polygons' own values, as `mask`
+    says. Counted, reported, never scored."""
     stray: Literal["error", "ignore"] = "error"
     """Mask values that are neither a class nor declared: an error, or ignored and counted (lossy masks)."""
     attribute: str = ""
@@ -100,8 +104,9 @@ class DataConfig(Section):
         names = [text.split("=")[0] for text in self.classes]
         _check(len(set(names)) == len(names), "data.classes", "of different names", self.classes)
         _check(len(names) <= 255, "data.classes", "at most 255", len(names))
+        form, rule = _IGNORED[self.mask]
         for text in self.ignored:
-            _check(bool(_IGNORED.match(text)), "data.ignored", "colours #RRGGBB or indices up to 255", text)
+            _check(bool(form.fullmatch(text)), "data.ignored", f"{rule} for data.mask {self.mask}", text)
         for text in self.merge:
             _check(bool(_MERGE.match(text)), "data.merge", "written new=old+old, new#RRGGBB=old+old or =old", text)
         given = [f"data.{name}" for name in LAYOUT if getattr(self, name) != getattr(DataConfig, name)]
