@@ -132,24 +132,26 @@ def test_long_edges_are_straight_in_the_crs_of_their_file(tmp_path: Path) -> Non
 
 
 def test_values_of_polygons_without_a_class(tmp_path: Path) -> None:
-    shapes = [square(row, 0, 5, 5) for row in range(0, 60, 10)]
+    shapes = [square(row, 0, 5, 5) for row in range(0, 70, 10)]
     path = write_polygons(tmp_path / "p.gpkg", shapes, kind="Polygon",
-                          use=np.array(["land", "2", "lake", "lake", "bog", None], object))
+                          use=np.array(["land", "2", "lake", "lake", "bog", None, ""], object))
     source = scene(write(tmp_path / "a.tif", pixels_of(), **GEO), path)
 
     def coding(**more: object) -> MaskCoding:
         return MaskCoding(kind="polygons", classes=CLASSES, attribute="use", **more)  # type: ignore[arg-type]
 
-    with pytest.raises(SourceError, match=r"p\.gpkg: values of use .*: 'lake' \(2\), 'bog' \(1\), 'no value' \(1\); .*"
-                                          r"--data\.ignored 'lake' 'bog' 'no value'.*--data\.stray ignore"):
+    with pytest.raises(SourceError, match=r"p\.gpkg: values of use .*: 'lake' \(2\), 'bog' \(1\), 'no value' \(1\), "
+                                          r"'empty value' \(1\); .*--data\.ignored 'lake' 'bog' 'no value' "
+                                          r"'empty value'.*--data\.stray ignore"):
         labels(source, coding())
-    counts = {"no polygon": 70 * 90 - 150, "lake": 50, "bog": 25, "no value": 25}
-    for chosen in (coding(stray="ignore"), coding(ignored=("lake", "bog", "no value"))):
+    counts = {"no polygon": 70 * 90 - 175, "lake": 50, "bog": 25, "no value": 25, "empty value": 25}
+    for chosen in (coding(stray="ignore"), coding(ignored=("lake", "bog", "no value", "empty value"))):
         found, ignored = labels(source, chosen)
         assert ignored == counts
+        assert sum(ignored.values()) == (found == 255).sum()
         assert np.bincount(found.ravel(), minlength=3)[:3].tolist() == [0, 25, 25]
     with pytest.raises(SourceError, match="'bog'"):
-        labels(source, coding(ignored=("lake", "no value")))
+        labels(source, coding(ignored=("lake", "no value", "empty value")))
 
 
 def test_polygons_far_larger_than_the_scene(tmp_path: Path) -> None:

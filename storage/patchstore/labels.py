@@ -58,14 +58,15 @@ class PolygonReader:
         codes_HW = burn(shapes_N, codes_N, rows, self._width)
         # Code -1, no polygon, takes the last place of both.
         label_of = np.array([*(self._index_of.get(value, self._ignore) for value in values), self._ground], np.uint8)
-        name_of = [*("" if value in self._index_of else value for value in values),
-                   "" if self._coding.background else NO_POLYGON]
+        name_of = [*(None if value in self._index_of else value for value in values),  # None: it is not ignored
+                   None if self._coding.background else NO_POLYGON]
         labels_HW, ignored = np.empty(codes_HW.shape, np.uint8), Counter[str]()
         for row in range(0, len(codes_HW), STRIP):
             strip_HW = codes_HW[row:row + STRIP]
             labels_HW[row:row + STRIP] = label_of[strip_HW]
             counts = np.bincount(strip_HW.ravel() + 1, minlength=len(name_of))
-            ignored.update({name: int(count) for name, count in zip(name_of, np.roll(counts, -1)) if name and count})
+            ignored.update({name: int(count) for name, count in zip(name_of, np.roll(counts, -1))
+                            if name is not None and count})
         return labels_HW, dict(ignored)
 
     def _undeclared(self) -> SourceError:
@@ -165,7 +166,12 @@ def _check_kind(mask: Path, coding: MaskCoding) -> None:
 
 
 def _text(value: Any) -> str:
-    """How a field's value is written: whole numbers without a fraction, as some formats only know floats."""
+    """How a field's value is written: whole numbers without a fraction, as some formats only know floats.
+
+    What is absent or empty has a name too, so that a message can show it and a configuration declare it.
+    """
     if value is None or value != value:  # NaN is how a number that is absent is read
         return "no value"
+    if value == "":
+        return "empty value"
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
