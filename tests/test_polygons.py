@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rasterio.warp import transform as reproject
 
 import patchstore
-from patchstore import MaskCoding, SceneReader, SourceError
+from patchstore import MaskCoding, SceneReader, SourceError, vector
 from test_inputs import (
     CLASSES,
     CRS,
@@ -81,10 +81,10 @@ def write_fields(path: Path, shapes: Sequence[shapely.Geometry], crs: str) -> Pa
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32), cut=st.integers(1, 40), step=st.sampled_from([0.5, 1.0, 1 / 3, 0.01]),
-       crs=st.sampled_from([CRS, "EPSG:4326"]))
-def test_burning_does_not_depend_on_how_rows_are_cut(tmp_path: Path, seed: int, cut: int, step: float, crs: str
-                                                     ) -> None:
+@given(seed=st.integers(0, 2**32), cut=st.integers(1, 40), ahead=st.sampled_from([1, 16, 33, 2048]),
+       step=st.sampled_from([0.5, 1.0, 1 / 3, 0.01]), crs=st.sampled_from([CRS, "EPSG:4326"]))
+def test_burning_does_not_depend_on_how_rows_are_cut(tmp_path: Path, seed: int, cut: int, ahead: int, step: float,
+                                                     crs: str) -> None:
     rng = np.random.default_rng(seed)
     places = np.round(rng.uniform(-20, 110, (12, 3, 2)) / step) * step  # edges through pixel centres too
     shapes = [shapely.transform(shapely.Polygon(at(*map(tuple, corners))),
@@ -97,9 +97,30 @@ def test_burning_does_not_depend_on_how_rows_are_cut(tmp_path: Path, seed: int, 
     write_polygons(path, shapes, crs, kind="Polygon", **{"class": rng.integers(0, 3, 12)})
     coding = MaskCoding(kind="polygons", classes=CLASSES, attribute="class")
     whole, ignored = labels(scene(image, path), coding)
-    parts, counts = labels(scene(image, path), coding, cut)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector, "_AHEAD", ahead)
+        parts, counts = labels(scene(image, path), coding, cut)
     np.testing.assert_array_equal(parts, whole)
     assert counts == ignored
+
+
+@pytest.mark.parametrize("ending", ["gpkg", "geojson"])
+def test_a_file_is_read_once_for_many_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """GeoJSON is parsed as a whole for every reading."""
+    shapes = [square(row, 3, 8, 40) for row in range(-5, 75, 10)]
+    path = write_polygons(tmp_path / f"p.{ending}", shapes, kind="Polygon", kind_=["land"] * len(shapes))
+    source = scene(write(tmp_path / "a.tif", pixels_of(), **GEO), path, area=path)
+    coding = MaskCoding(kind="polygons", classes=CLASSES, attribute="kind_")
+    expected = labels(source, coding)
+    reads, read = list[object](), pyogrio.raw.read
+    monkeypatch.setattr(pyogrio.raw, "read", lambda *args, **more: (reads.append(args), read(*args, **more))[1])
+    for ahead, times in ((2048, 1), (40, 2)):
+        monkeypatch.setattr(vector, "_AHEAD", ahead)
+        reads.clear()
+        found, ignored = labels(source, coding, 8)
+        np.testing.assert_array_equal(found, expected[0])
+        assert ignored == expected[1]
+        assert len(reads) == 2 * times  # labels and area
 
 
 def test_overlapping_polygons_keep_their_order_beside_an_index(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ cut into rows: taking off a band's first row is then exact.
 """
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ _STEP_PX = 64
 image's, by 2 m on 10 km between degrees and UTM."""
 _BLOCK = 4096
 """Polygons that are handed to GDAL at once, as Python's lists of coordinates."""
+_AHEAD = 2048
+"""Rows whose polygons are read at once: those of a band of shards. GeoJSON has no index, and is parsed as a whole for
+every reading; a scene's polygons may be too many to hold all."""
 
 
 def is_vector(path: Path) -> bool:
@@ -38,8 +42,22 @@ def is_vector(path: Path) -> bool:
     return path.suffix.lower() in _ENDINGS
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Held:
+    """The polygons of a stretch of rows, and maybe others, in the file's order."""
+
+    rows: Range
+    field: str
+    shapes_N: Array
+    """In pixels of the scene."""
+    values_N: Array
+    """Of the field."""
+    bounds_N4: Array
+    """Least column, least row, greatest column, greatest row of each."""
+
+
 class VectorFile:
-    """The polygons of a vector file, in pixels of a scene. Only what meets the rows asked for is read."""
+    """The polygons of a vector file, in pixels of a scene. Only what lies near the rows asked for is read and held."""
 
     def __init__(self, path: Path, image: Grid) -> None:
         """Raises SourceError when the file cannot be read, has no CRS, several layers or no polygons, or when the image
@@ -67,6 +85,7 @@ class VectorFile:
         self._same = self._crs == image.crs
         self._step = self._ground(_STEP_PX)
         self.empty = info["features"] == 0  # as labels of a place without objects often are; it may know no fields
+        self._held: _Held | None = None
 
     def files(self) -> tuple[Path, ...]:
         """The files whose content decides the polygons: itself, and the parts of a shapefile that are there."""
@@ -76,13 +95,23 @@ class VectorFile:
         return self.path, *(beside[ending] for ending in _PARTS_OF_SHAPEFILE if ending in beside)
 
     def read(self, rows: Range, field: str = "") -> tuple[Array, Array]:
-        """(polygons_N, values_N of a field) that may meet a band of rows, in the file's order and the scene's pixels.
+        """(polygons_N, values_N of a field) whose bounds meet a band of rows, in the file's order and the scene's
+        pixels.
 
-        Raises SourceError when the file cannot be read, what is there is not polygonal, or has no place in the CRS of
-        the image.
+        Bands that follow each other share one reading of the file. Raises SourceError when the file cannot be read,
+        what is there is not polygonal, or has no place in the CRS of the image.
         """
         if self.empty:
             return np.empty(0, object), np.empty(0, object)
+        held = self._held
+        if held is None or held.field != field or rows[0] < held.rows[0] or held.rows[1] < rows[1]:
+            stop = min(-(-rows[1] // _AHEAD) * _AHEAD, self._image.shape[0])
+            held = self._held = self._read((rows[0], stop), field)
+        low_N2, high_N2 = np.split(held.bounds_N4, 2, axis=1)
+        here_N = (low_N2 <= (self._image.shape[1], rows[1])).all(axis=1) & (high_N2 >= (0, rows[0])).all(axis=1)
+        return held.shapes_N[here_N], held.values_N[here_N]
+
+    def _read(self, rows: Range, field: str) -> _Held:
         columns = [field] if field else []
         try:
             _, fids_N, wkb_N, data = pyogrio.raw.read(self.path, columns=columns, bbox=self._bounds(rows),
@@ -98,7 +127,8 @@ class VectorFile:
             self._check_kind(kind)
         shapes_N = self._to_pixels(shapes_N)
         there_N = ~shapely.is_empty(shapes_N)
-        return shapes_N[there_N], values_N[there_N]
+        return _Held(rows=rows, field=field, shapes_N=shapes_N[there_N], values_N=values_N[there_N],
+                     bounds_N4=shapely.bounds(shapes_N[there_N]).reshape(-1, 4))
 
     def values(self, field: str) -> Array:
         """A field of all polygons, wherever they lie. Raises SourceError."""
