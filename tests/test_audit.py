@@ -158,6 +158,9 @@ TABLE: dict[str, tuple[Damage, str | None, Sequence[str]]] = {
     "zarr.json of the scene cut": (
         cut("../zarr.json", 200), r"scene a: its zarr\.json is torn",
         [r"its zarr\.json is torn .*ingest this scene again"]),
+    "key of the scene's attributes flipped": (
+        flipped("../zarr.json", 66), "scene a: its attributes are gone",
+        [r"its attributes are gone \(no 'patchstore' in its zarr\.json\); ingest this scene again"]),
     "zarr.json of the scene of another scene": (
         replaced("../zarr.json", "b/../zarr.json"), "scene a: its attributes are those of scene b",
         ["its attributes are those of scene b; ingest this scene again"]),
@@ -220,6 +223,18 @@ def test_damage(copy: Path, kind: str) -> None:
         assert any(re.fullmatch(f"scene a: {expected}", line) for line in problems), (expected, problems)
     assert len(problems) == len(found), problems
     assert audit_scene(copy, "b").problems == ()
+
+
+def test_a_finished_scene_without_attributes_is_a_problem(copy: Path) -> None:
+    version = version_of(copy)
+    (copy / "a/zarr.json").unlink()
+    assert list(patchstore.open(copy).scenes) == ["b"]  # as one that is not finished: reading cannot know
+    found = audit_scene(copy, "a")
+    assert found.notes == ()
+    assert re.fullmatch(rf"scene a: was finished, as version {version.name} has a manifest, but its attributes are "
+                        r"gone \(no zarr\.json; .*\); ingest this scene again, or remove it", *found.problems)
+    (version / manifest.PLACE).unlink()
+    assert audit_scene(copy, "a").problems == ()
 
 
 def test_a_damaged_root_is_no_store(copy: Path) -> None:

@@ -153,8 +153,10 @@ def test_open_says_what_it_found(copy: Path, tmp_path: Path) -> None:
 def test_unfinished_scenes_are_not_listed(copy: Path) -> None:
     (copy / "half/0123/image").mkdir(parents=True)
     (copy / "bare").mkdir()
-    (copy / "bare/zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     assert list(patchstore.open(copy).scenes) == ["s"]
+    (copy / "bare/zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')  # by no ingest
+    with pytest.raises(StoreError, match=r"scene bare: its attributes are gone .*; ingest this scene again"):
+        patchstore.open(copy)
 
 
 def test_wrong_arguments_are_named(made: Path) -> None:

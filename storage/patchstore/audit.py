@@ -64,7 +64,7 @@ def scene_names(uri: str | os.PathLike[str]) -> list[str]:
 
 
 def audit_scene(uri: str | os.PathLike[str], name: str, *, sample: float = 1.0, seed: int = 0) -> SceneAudit:
-    """Audit one scene of a store. One without attributes is not finished, which is a note and no problem.
+    """Audit one scene of a store. One that never had attributes is not finished, which is a note and no problem.
 
     With `sample` below 1 a quick look: whether all files are there, the size of each (of local ones) and the content
     of the small ones; and, for a share `sample` of the shards of full resolution (at least one, drawn by seed and
@@ -78,16 +78,14 @@ def audit_scene(uri: str | os.PathLike[str], name: str, *, sample: float = 1.0, 
         raise ValueError(f"sample must be above 0 and at most 1, got {sample}")
     folder = kv.Folder(kv.normal(uri))
     settings = need_settings(folder)
-    content = folder.read([f"{name}/{META}"])[0]  # ahead of the listing: what is visible then is whole
-    listing = list_files(folder, name)
+    content, listing = _look(folder, name)
     found = SceneAudit(name=name, files=len(listing), size=sum(size or 0 for size in listing.values()))
+    if content is None:
+        return _without_attributes(found, listing)
     try:
-        scene = None if content is None else parse_scene(folder.uri, name, content)
+        scene = parse_scene(folder.uri, name, content)
     except StoreError as error:
         return replace(found, problems=(str(error).removeprefix(f"{folder.uri}: "),))
-    if scene is None:
-        return replace(found, notes=(f"scene {name}: not finished, {len(listing)} files without attributes; its ingest "
-                                     "goes on, or was cut off and is to be run again",))
     findings = Findings(scene=name)
     for problem in _contradictions(settings, scene):
         findings.say(problem)
@@ -116,6 +114,30 @@ def class_totals(audits: Sequence[SceneAudit], classes: Sequence[str]) -> dict[s
         area_m2 = sum(audit.class_pixels[k] * (audit.pixel_m2 or 0) for audit in counted)
         totals[name] = ClassTotal(pixels=of_class, share=of_class / pixels, km2=area_m2 / 1e6 if known else None)
     return totals
+
+
+def _look(folder: kv.Folder, name: str) -> tuple[bytes | None, Mapping[str, int | None]]:
+    """A scene's metadata, and its files: all of them where there is metadata, as it is written last."""
+    content = folder.read([f"{name}/{META}"])[0]
+    listing = list_files(folder, name)
+    if content is None and _finished(listing):  # meanwhile, perhaps
+        content = folder.read([f"{name}/{META}"])[0]
+    return content, listing
+
+
+def _finished(listing: Collection[str]) -> list[str]:
+    """Versions that an ingest has written as a whole: their manifest comes just before the scene's attributes."""
+    return sorted(version for version, _, place in (key.partition("/") for key in listing) if place == manifest.PLACE)
+
+
+def _without_attributes(found: SceneAudit, listing: Collection[str]) -> SceneAudit:
+    if versions := _finished(listing):
+        return replace(found, problems=(
+            f"scene {found.name}: was finished, as version {versions[-1]} has a manifest, but its attributes are gone "
+            f"(no {META}; only a kill in the moment between both, or in a removal, leaves the same); ingest this scene "
+            "again, or remove it",))
+    return replace(found, notes=(f"scene {found.name}: not finished, {len(listing)} files without attributes; its "
+                                 "ingest goes on, or was cut off and is to be run again",))
 
 
 def _contradictions(settings: Settings, scene: Scene) -> Iterator[str]:

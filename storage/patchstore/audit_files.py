@@ -121,10 +121,12 @@ class FileAudit:
         owners: dict[str, str] = {}
         names = sorted(self.folder.children(), key=lambda name: name == self.layout.scene.name)  # its own win
         for name, content in zip(names, self.folder.read([f"{name}/{META}" for name in names])):
+            if content is None:
+                continue
             try:
-                scene = None if content is None else parse_scene(self.folder.uri, name, content)
-                listed = scene and self.folder.read([f"{name}/{scene.version}/{manifest.PLACE}"])[0]
-                files = manifest.from_json(listed, name) if listed else {}
+                version = parse_scene(self.folder.uri, name, content).version
+                listed = self.folder.read([f"{name}/{version}/{manifest.PLACE}"])[0]
+                files = {} if listed is None else manifest.from_json(listed, name)
             except StoreError:
                 continue
             owners |= {file.sha256: f"scene {name}, {called(place)}" for place, file in files.items()}

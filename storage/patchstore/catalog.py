@@ -2,7 +2,7 @@
 
 from patchstore.errors import StoreError
 from patchstore.kv import Folder
-from patchstore.schema import FORMAT, META, Scene, Settings, parse_group
+from patchstore.schema import FORMAT, KEY, META, Scene, Settings, parse_group
 
 
 def array_path(scene: Scene, array: str, level: int | None = None) -> str:
@@ -38,12 +38,11 @@ def need_settings(folder: Folder) -> Settings:
 
 
 def load_scenes(folder: Folder) -> dict[str, Scene]:
-    """The scenes of a store, by name; unfinished ones, which have no attributes, are left out. Raises StoreError."""
+    """The scenes of a store, by name; unfinished ones, which have no metadata yet, are left out. Raises StoreError."""
     names = folder.children()
     contents = folder.read([f"{name}/{META}" for name in names])
-    parsed = (None if content is None else parse_scene(folder.uri, name, content)
-              for name, content in zip(names, contents))
-    return {scene.name: scene for scene in parsed if scene is not None}
+    return {name: parse_scene(folder.uri, name, content)
+            for name, content in zip(names, contents) if content is not None}
 
 
 def load_scene(folder: Folder, name: str) -> Scene | None:
@@ -52,12 +51,12 @@ def load_scene(folder: Folder, name: str) -> Scene | None:
     return None if content is None else parse_scene(folder.uri, name, content)
 
 
-def parse_scene(uri: str, name: str, content: bytes) -> Scene | None:
-    """A scene from its metadata file; None when it has no attributes. Raises StoreError when it is torn."""
+def parse_scene(uri: str, name: str, content: bytes) -> Scene:
+    """A scene from its metadata file. Raises StoreError when it is torn, or not what an ingest has written."""
     what = f"{uri}: scene {name}"
     attributes = parse_group(content, what, "ingest this scene again")
-    if not attributes:
-        return None
+    if not attributes:  # an ingest writes the file with them; without, the scene would be gone in silence
+        raise StoreError(f"{what}: its attributes are gone (no {KEY!r} in its {META}); ingest this scene again")
     try:
         scene = Scene.from_json(attributes)
     except (KeyError, TypeError, ValueError) as error:
