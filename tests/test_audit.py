@@ -225,6 +225,45 @@ def test_damage(copy: Path, kind: str) -> None:
     assert audit_scene(copy, "b").problems == ()
 
 
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("shape", [300], r"shape must hold tuple\[int, int\], got \[300\]"),
+    ("shape", [300, 0], r"shape must be 1 or more, got \(300, 0\)"),
+    ("shape", [300, 31.5], r"shape must hold int, got 31\.5"),
+    ("levels", True, "levels must hold int, got True"),
+    ("levels", 0, r"levels must be 1 or more, got \(0,\)"),
+    ("transform", [1, 0, 0, 0, 1], r"transform must hold tuple\[(float, ){5}float\], got \[1, 0, 0, 0, 1\]"),
+    ("transform", [1, 0, 0, 0, "1", 0], "transform must hold float, got '1'"),
+    ("crs", 32634, "crs must hold str, got 32634"),
+    ("class_pixels", [1, None], "class_pixels must hold int, got None"),
+    ("class_pixels", 5, r"class_pixels must hold tuple\[int, \.\.\.\], got 5"),
+    ("band_sums", [[1.0, 2.0]] * 3, r"band_sums must hold tuple\[float, float, float\], got \[1\.0, 2\.0\]"),
+    ("pixel_m2", "1", "pixel_m2 must hold float, got '1'"),
+    ("ignored_values", {"nodata": "9"}, "ignored_values must hold int, got '9'"),
+    ("ignored_values", 9, "'int' object is not iterable"),
+    ("notes", [1], "notes must hold str, got 1"),
+    ("superseded", "older", r"superseded must hold tuple\[str, \.\.\.\], got 'older'"),
+    ("colour", "red", "unexpected keyword argument 'colour'"),
+])
+def test_attributes_of_another_type_are_named(copy: Path, name: str, value: object, said: str) -> None:
+    attribute(name, value)(copy, version_of(copy))
+    expected = rf"scene a: its attributes are damaged \(\w+: .*{said}\); ingest this scene again"
+    with pytest.raises(StoreError, match=expected):
+        patchstore.open(copy)
+    problem, = audit_scene(copy, "a").problems
+    assert re.fullmatch(expected, problem)
+    assert audit_scene(copy, "b").problems == ()
+
+
+def test_a_damaged_crs_is_a_problem_beside_others(copy: Path) -> None:
+    version = version_of(copy)
+    attribute("crs", 'PROXCS["UTM 34N"]')(copy, version)
+    cut(SHARD, 500)(copy, version)
+    shard, crs, *more = audit_scene(copy, "a").problems
+    assert re.fullmatch(r"scene a: array 0/image, shard c/0/1/1: cut: .*", shard)
+    assert re.fullmatch("scene a: attribute crs is no coordinate reference system, .* ingest it again", crs)
+    assert more == []
+
+
 def test_a_finished_scene_without_attributes_is_a_problem(copy: Path) -> None:
     version = version_of(copy)
     (copy / "a/zarr.json").unlink()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from patchstore import kv, manifest
 from patchstore.catalog import parse_scene
-from patchstore.errors import StoreError
+from patchstore.errors import SourceError, StoreError
 from patchstore.findings import Findings, Ground, called
 from patchstore.layout import Layout
 from patchstore.manifest import File, Files, describe
@@ -106,7 +106,13 @@ class FileAudit:
 
     def _metadata(self) -> None:
         """What the manifest cannot tell: metadata that was written for other attributes or settings than these."""
-        expected = {f"{path}/{META}" if path else META: content for path, content in self.layout.metadata().items()}
+        try:
+            metadata = self.layout.metadata()
+        except SourceError:  # from the CRS of a source its own remedy would be another one
+            self.findings.say("attribute crs is no coordinate reference system, so no metadata can be checked against "
+                              "it; remove this scene and ingest it again")
+            return
+        expected = {f"{path}/{META}" if path else META: content for path, content in metadata.items()}
         places = [place for place in expected if not self.findings.is_broken(place)]
         contents = self.folder.read([self._key(place) for place in places])
         other = [place for place, content in zip(places, contents) if content != expected[place]]

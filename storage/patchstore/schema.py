@@ -6,8 +6,9 @@ Attributes stand under the key "patchstore", so that those of other conventions 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import Any, Self, get_args, get_origin
 
 import numpy as np
 
@@ -122,6 +123,11 @@ class Scene:
     superseded: tuple[str, ...] = ()
     """Earlier versions that still lie in the store."""
 
+    def __post_init__(self) -> None:
+        for name, value in (("shape", self.shape), ("levels", (self.levels,))):
+            if min(value) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value!r}")
+
     @property
     def pixel_size(self) -> tuple[float, float] | None:
         """Width and height of a pixel in units of the CRS."""
@@ -136,16 +142,24 @@ class Scene:
 
     @classmethod
     def from_json(cls, attributes: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError or ValueError when something is missing or wrong."""
-        fields = {name: value for name, value in attributes.items() if name != "pixel_size"}
-        rows, cols = fields["shape"]
-        row, col = fields["origin"]
-        return cls(**{**fields, "shape": (rows, cols), "origin": (row, col),
-                      "transform": None if fields["transform"] is None else tuple(fields["transform"]),
-                      "ignored_values": tuple(fields["ignored_values"].items()),
-                      "class_pixels": tuple(fields["class_pixels"]), "notes": tuple(fields["notes"]),
-                      "superseded": tuple(fields["superseded"]),
-                      "band_sums": tuple((n, total, squares) for n, total, squares in fields["band_sums"])})
+        """Raises KeyError, TypeError or ValueError when something is missing, unknown, or not of its field's type."""
+        found = {name: value for name, value in attributes.items() if name != "pixel_size"}
+        found["ignored_values"] = tuple(dict(found["ignored_values"]).items())
+        return cls(**found | {field.name: _typed(field.type, found[field.name], field.name) for field in fields(cls)})
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """A value out of JSON as the type of its field: tuples for lists, of their length. Raises ValueError."""
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:  # X | None
+        return None if value is None else _typed(parts[0], value, name)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        if len(kinds) == len(value):
+            return tuple(_typed(part, each, name) for part, each in zip(kinds, value))
+    if type(value) is kind or (kind is float and type(value) is int):  # a bool is no number here
+        return value
+    raise ValueError(f"{name} must hold {kind if parts else kind.__name__}, got {value!r}")
 
 
 def colour(code: str) -> tuple[int, int, int]:
