@@ -184,11 +184,19 @@ TABLE: dict[str, tuple[Damage, str | None, Sequence[str]]] = {
     "attribute of pixels edited": (attribute("class_pixels", [1, 2]), READS, [
         r"attribute class_pixels is \(1, 2\), but the pixels give \(\d+, \d+\)"]),
     "attribute of pixels cut": (attribute("class_pixels", [1]), READS, [
-        r"attribute class_pixels \(its length\) is 1, but must be 2; ingest this scene again"]),
+        r"attribute class_pixels \(its length\) is 1, but must be 2; remove this scene and ingest it again"]),
     "attribute of the manifest edited": (attribute("manifest", "0" * 64), READS, [
         r"manifest/zarr\.json: other content.*"]),
     "attribute of the version edited": (
         attribute("version", "0" * 16), "array 0/image", [r"attribute version is '0{16}', but must be '\w{16}'.*"]),
+    "ground of a pixel edited": (attribute("pixel_m2", 0.25), READS, [
+        "attribute pixel_m2 is 0\\.25, but CRS and transform give None"]),
+    "ignored pixels by value edited": (attribute("ignored_values", {"nodata": 7}), READS, [
+        r"attribute ignored is \d+, but ignored_values add up to 7"]),
+    "size of a pixel edited": (attribute("pixel_size", [2.0, 2.0]), READS, [
+        r"zarr\.json: not the metadata that its own attributes give; remove this scene and ingest it again"]),
+    "kind of the scene's node flipped": (flipped("../zarr.json", 37), READS, [
+        r"zarr\.json: not the metadata that its own attributes give; .*"]),
     "shape edited": (attribute("shape", [290, 310]), "array 0/image.*shape", [
         r"\S*zarr\.json and \d+ others: not the metadata that .* give",
         *(rf"{array}/zarr\.json: the array cannot be opened .*shape.*" for array in ("0/image", "0/mask", "0/valid"))]),
@@ -414,8 +422,9 @@ def test_the_job(copy: Path, job_here: Callable[..., "subprocess.CompletedProces
     damaged = job_here("audit", copy, "--sample", 0.05, "--json")
     assert damaged.returncode == 1
     assert "scene a: array 0/image, shard c/0/1/1: cut: 500 of" in damaged.stdout
-    assert "1 problems in 1 scenes" in damaged.stdout
-    assert len(json.loads(damaged.stdout.splitlines()[-1])["problems"]) == 1
+    assert "scene b: attribute pixel_m2 is 0.25, but" in damaged.stdout
+    assert "2 problems in 2 scenes" in damaged.stdout
+    assert len(json.loads(damaged.stdout.splitlines()[-1])["problems"]) == 2
     nowhere = job_here("audit", copy.parent / "nowhere")
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
     assert "no store is there" in nowhere.stderr

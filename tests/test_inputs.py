@@ -13,6 +13,7 @@ from rasterio.warp import transform as reproject
 
 import patchstore
 from patchstore import ClassInfo, MaskCoding, SceneReader, SceneSource, SourceError
+from patchstore.conventions import pixel_m2
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 INDEX = MaskCoding(classes=CLASSES)
@@ -304,6 +305,21 @@ def test_world_files_place_an_image(tmp_path: Path, driver: str, image: str, wor
     coding = MaskCoding(kind="polygons", classes=CLASSES, attribute="class", background="land")
     found, _ = labels(scene(path, field, crs=CRS), coding)
     assert ((found == 2) == np.pad(np.ones((10, 20), bool), ((0, 60), (0, 70)))).all()
+
+
+@pytest.mark.parametrize(("crs", "expected"), [
+    ("EPSG:32634", 0.25), ("EPSG:2263", 0.25 * (1200 / 3937) ** 2), ("EPSG:4326", None), (None, None),
+    ("EPSG:3857", None), ("EPSG:3395", None), ("EPSG:3832", None), ("ESRI:54004", None), ("EPSG:32662", None)])
+def test_the_ground_of_a_pixel(crs: str | None, expected: float | None) -> None:
+    """Mercator's metres are metres on the ground at one latitude only."""
+    wkt = None if crs is None else rasterio.CRS.from_user_input(crs).to_wkt()
+    assert pixel_m2(wkt, (0.3, 0.4, 5e5, 0.4, -0.3, 5e6)) == pytest.approx(expected)
+    assert pixel_m2(wkt, None) is None
+
+
+def test_a_crs_that_is_none_has_no_ground() -> None:
+    with pytest.raises(SourceError, match="'UTM 34' is no coordinate reference system"):
+        pixel_m2("UTM 34", (1, 0, 0, 0, -1, 0))
 
 
 def test_a_crs_is_given_only_where_there_is_none(tmp_path: Path) -> None:

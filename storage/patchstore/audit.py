@@ -1,6 +1,6 @@
 """Whether a store still holds what was written: every file there, whole and its own, and its arrays consistent.
 
-    attributes    parse, and fit each other
+    attributes    parse, and fit each other; the file is byte for byte what is written of them
     manifest      the one that the attributes name by its digest
     files         all that the manifest lists, of their size and SHA-256; metadata as the layout gives it
     pixels        every chunk decoded; counts, moments and coarser levels made anew from full resolution, and held
@@ -17,10 +17,11 @@ from patchstore import kv, manifest
 from patchstore.audit_files import FileAudit, list_files
 from patchstore.audit_pixels import PixelAudit
 from patchstore.catalog import need_settings, parse_scene
-from patchstore.errors import StoreError
+from patchstore.conventions import pixel_m2
+from patchstore.errors import SourceError, StoreError
 from patchstore.findings import Findings, Ground
 from patchstore.layout import Layout
-from patchstore.schema import META, Scene, Settings
+from patchstore.schema import META, Scene, Settings, group_json
 from patchstore.window import levels_of
 
 
@@ -91,6 +92,8 @@ def audit_scene(uri: str | os.PathLike[str], name: str, *, sample: float = 1.0, 
         findings.say(problem)
     if findings.lines():  # another scene's, perhaps: nothing here can be held against them
         return replace(found, problems=findings.lines())
+    for problem in _altered(scene, content):
+        findings.say(problem)
     layout = Layout(settings=settings, scene=scene)
     ground = Ground.choose(layout, sample, seed)
     own = {place.removeprefix(f"{scene.version}/"): size for place, size in listing.items()
@@ -147,7 +150,22 @@ def _contradictions(settings: Settings, scene: Scene) -> Iterator[str]:
                                 ("class_pixels (its length)", len(scene.class_pixels), len(settings.classes)),
                                 ("band_sums (its length)", len(scene.band_sums), settings.bands)):
         if value != right:
-            yield f"attribute {field} is {value!r}, but must be {right!r}; ingest this scene again"
+            yield f"attribute {field} is {value!r}, but must be {right!r}; remove this scene and ingest it again"
+
+
+def _altered(scene: Scene, content: bytes) -> Iterator[str]:
+    """What of a scene's metadata was not written so: all that can be made anew from the rest of it."""
+    if content != group_json(scene.to_json()):
+        yield f"{META}: not the metadata that its own attributes give; remove this scene and ingest it again"
+    ignored = sum(pixels for _, pixels in scene.ignored_values)
+    if scene.ignored != ignored:
+        yield f"attribute ignored is {scene.ignored}, but ignored_values add up to {ignored}"
+    try:
+        area_m2 = pixel_m2(scene.crs, scene.transform)
+    except SourceError:  # which the audit of metadata says
+        return
+    if scene.pixel_m2 != area_m2:
+        yield f"attribute pixel_m2 is {scene.pixel_m2}, but CRS and transform give {area_m2}"
 
 
 def _leftovers(scene: Scene, listing: Mapping[str, int | None], own: Collection[str]) -> Iterator[str]:

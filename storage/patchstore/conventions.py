@@ -26,6 +26,10 @@ from patchstore.window import level_shape
 GRID_MAPPING = "spatial_ref"
 """Name of the variable that holds the CRS; rioxarray's and GDAL's own."""
 
+_STRETCHED = ("merc", "webmerc", "eqc")
+"""Projections of the whole earth, as PROJ names them, that stretch the ground with the latitude: at 60 degrees a pixel
+of Web Mercator would seem four times as large as it is."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coordinate:
@@ -105,6 +109,25 @@ def coordinates(scene: Scene, level: int) -> list[Coordinate]:
             attributes["GeoTransform"] = " ".join(repr(float(v)) for v in (c, a, b, f, d, e))  # GDAL's order
         found.append(Coordinate(name=GRID_MAPPING, dims=(), values=np.array(0, np.int64), attributes=attributes))
     return found
+
+
+def pixel_m2(crs: str | None, transform: Affine | None) -> float | None:
+    """Ground area of a pixel in square metres, by the CRS (WKT) and its own unit of length.
+
+    None where it is not known: without CRS or transform, in degrees, and in projections whose metres are not metres on
+    the ground. Raises SourceError when the CRS cannot be read.
+    """
+    if crs is None or transform is None:
+        return None
+    try:
+        known = CRS.from_wkt(crs)
+    except CRSError as error:
+        raise SourceError(f"{crs[:60]!r} is no coordinate reference system ({error}); give the source another, with "
+                          "gdal_edit or gdalwarp") from None
+    if not known.is_projected or known.to_dict().get("proj") in _STRETCHED:
+        return None
+    a, b, _, d, e, _ = transform
+    return float(abs(a * e - b * d) * known.linear_units_factor[1] ** 2)
 
 
 def _convention(name: str, uuid: str, description: str) -> dict[str, str]:
