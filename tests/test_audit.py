@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -387,6 +388,19 @@ def test_a_sample_reaches_every_level(made: Path, shape: tuple[int, int], sample
             assert covered == set(ground.shards)
         if ground.whole:
             assert len(covered) == rows * cols
+
+
+def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
+    classes = [ClassInfo(f"{k}", (0, 0, k)) for k in range(250)]  # 0.5 MB of counts for a band of shards
+    uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=1, classes=classes, shard=1024)
+    peaks = []
+    for bands in (1, 6):
+        ingest(uri, tmp_path, f"{bands}", np.zeros((1, 1024 * bands, 4096), np.uint8))
+        tracemalloc.start()
+        assert audit_scene(uri, f"{bands}").problems == ()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1e6, peaks
 
 
 def test_what_is_no_damage_is_noted(copy: Path) -> None:

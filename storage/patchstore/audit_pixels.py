@@ -43,6 +43,17 @@ class _Cells:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Totals:
+    """What is kept of a band: its cells would be more memory the higher the scene is."""
+
+    class_pixels: Array
+    """(classes,) int64."""
+    band_sums: Array
+    """(B, 3)."""
+    ignored: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PixelAudit:
     """The arrays of one version of a scene."""
 
@@ -55,12 +66,14 @@ class PixelAudit:
 
     def run(self) -> None:
         """Look at every shard of the ground; at the totals where that is the whole scene."""
-        bands = []
+        bands, seen = list[_Totals](), self.ground.whole
         for i, shards in groupby(self.ground.shards, lambda shard: shard[0]):
             cells = self._made(i, [j for _, j in shards])
             self._compare_cells(i, cells)
-            bands.append(cells)
-        if self.ground.whole and all(cells.seen_hw.all() for cells in bands):
+            seen &= bool(cells.seen_hw.all())
+            bands.append(_Totals(class_pixels=cells.counts.sum(axis=(0, 1), dtype=np.int64),
+                                 band_sums=cells.moments.sum(axis=(0, 1)), ignored=cells.ignored))
+        if seen:
             self._compare_totals(bands)
 
     def _made(self, i: int, columns: Sequence[int]) -> _Cells:
@@ -117,14 +130,14 @@ class PixelAudit:
                 unlike_hw = (stored != made).any(axis=tuple(range(2, made.ndim))) & cells.seen_hw
                 self.findings.differ(f"array {name}: not what array 0/{of} gives in {{}} cells", unlike_hw, first, 0)
 
-    def _compare_totals(self, bands: Sequence[_Cells]) -> None:
-        sums = np.sum([cells.moments.sum(axis=(0, 1)) for cells in bands], axis=0)  # by bands, as in the ingest
-        class_pixels = np.sum([cells.counts.sum(axis=(0, 1), dtype=np.int64) for cells in bands], axis=0)
+    def _compare_totals(self, bands: Sequence[_Totals]) -> None:
+        sums = np.sum([band.band_sums for band in bands], axis=0)  # band by band, as in the ingest
+        class_pixels = np.sum([band.class_pixels for band in bands], axis=0)
         scene = self.layout.scene
         for name, stored, made in (
                 ("class_pixels", scene.class_pixels, tuple(class_pixels.tolist())),
                 ("band_sums", scene.band_sums, tuple(map(tuple, sums.tolist()))),
-                ("ignored", scene.ignored, sum(cells.ignored for cells in bands))):
+                ("ignored", scene.ignored, sum(band.ignored for band in bands))):
             if stored != made:
                 self.findings.say(f"attribute {name} is {stored}, but the pixels give {made}")
 
