@@ -361,3 +361,14 @@ def test_codings_that_contradict_themselves() -> None:
                            ({"kind": "polygons", "ignored": ("1",)}, "1 stands more than once")):
         with pytest.raises(ValueError, match=expected):
             MaskCoding(classes=CLASSES, **more)  # type: ignore[arg-type]
+
+
+def test_what_a_mask_leaves_out_itself_is_ignored(tmp_path: Path) -> None:
+    image, mask = write(tmp_path / "a.png", pixels_of()), mask_of()
+    alpha = np.full(mask.shape, 255, np.uint8)
+    alpha[:4] = 0
+    colours = np.array([info.colour for info in CLASSES], np.uint8)[mask].transpose(2, 0, 1)
+    path = write(tmp_path / "m.png", np.concatenate([colours, alpha[None]]))
+    found, ignored = labels(scene(image, path), MaskCoding(kind="colour", classes=CLASSES))
+    np.testing.assert_array_equal(found, np.where(alpha == 0, 255, mask))
+    assert ignored == {"outside the mask": 4 * mask.shape[1]}

@@ -1,6 +1,7 @@
 """Polygons as labels and as areas of interest, against shapely's answer for every pixel's centre."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +258,25 @@ def test_labels_outside_the_area_are_ignored(tmp_path: Path, kind: str) -> None:
     with SceneReader(scene(image, area=area), coding, 255) as reader:
         assert reader.labels((0, 70)) == (None, {})
         assert "changes nothing" in reader.notes[0]
+
+
+def test_parts_that_are_empty_and_names_that_are_numbers(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", pixels_of(), **GEO)
+    shape = shapely.MultiPolygon([square(2, 2, 10, 10), shapely.Polygon()])
+    path = write_polygons(tmp_path / "p.gpkg", [shape], what=["land"])
+    found, _ = labels(scene(image, path), replace(POLYGONS, attribute="what"))
+    np.testing.assert_array_equal(found == 1, holds(square(2, 2, 10, 10)))
+    years = tuple(patchstore.ClassInfo(name, (int(name) % 255, 0, 0)) for name in ("1", "2", "3"))
+    shapes = [square(2, 2, 10, 10), square(20, 20, 10, 10)]
+    path = write_polygons(tmp_path / "n.gpkg", shapes, what=["0", "2"])
+    coding = MaskCoding(kind="polygons", classes=years, attribute="what", ignored=("0",))
+    found, ignored = labels(scene(image, path), coding)
+    assert (set(np.unique(found)), ignored["0"]) == ({1, 255}, 100)
+
+
+def test_a_file_that_is_being_edited_is_refused(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.tif", pixels_of(), **GEO)
+    path = write_polygons(tmp_path / "p.gpkg", [square(2, 2, 10, 10)], what=["land"])
+    path.with_name("p.gpkg-wal").write_bytes(b"changes")
+    with pytest.raises(SourceError, match=r"p\.gpkg: is being edited \(p\.gpkg-wal"):
+        labels(scene(image, path), replace(POLYGONS, attribute="what"))

@@ -21,7 +21,7 @@ Combine = Literal["single", "mixture"]
 LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
-_MERGE = re.compile(r"^[^#=]*(#[0-9A-Fa-f]{6})?=[^=]+$")
+_MERGE = re.compile(r"^([^#=]+(#[0-9A-Fa-f]{6})?)?=[^=]+$")
 _IGNORED = {"index": (re.compile("-?[0-9]+"), "whole numbers"),
             "colour": (re.compile("#[0-9A-Fa-f]{6}"), "colours #RRGGBB"),
             "polygons": (re.compile("(?s).+"), "texts that are not empty")}

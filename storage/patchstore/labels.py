@@ -36,7 +36,7 @@ class PolygonReader:
             wanted = f"has no field {coding.attribute!r}" if coding.attribute else "needs a field that holds the class"
             raise SourceError(f"{path}: {wanted}; its fields are {listed}: say which (--data.attribute)")
         names = [info.name for info in coding.classes]
-        self._index_of = {str(k): k for k in range(len(names))} | {name: k for k, name in enumerate(names)}
+        self._index_of = coding.polygon_values
         self._declared = {*coding.ignored, str(ignore)} - {*self._index_of}
         self._ground = names.index(coding.background) if coding.background else ignore
 

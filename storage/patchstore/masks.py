@@ -13,7 +13,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import MaskFlags, Resampling
 
 from patchstore.errors import SourceError
 from patchstore.grid import Grid, open_on
@@ -26,7 +26,7 @@ Counts = dict[str, int]
 STRIP = 256
 """Rows that are decoded at once."""
 OUTSIDE = "outside the mask"
-"""Name, among the ignored values, of pixels that an aligned mask does not reach."""
+"""Name, among the ignored values, of pixels that an aligned mask does not reach, or that are transparent in it."""
 STRAY_COLOURS = "other colours"
 """Name of all colours that nobody declared, where they are to be ignored: a lossy mask has thousands."""
 _SHOWN = 10
@@ -62,13 +62,21 @@ class MaskCoding:
             form = "colours #RRGGBB" if self.kind == "colour" else "indices"
             raise ValueError(f"ignored values of a mask of kind {self.kind} must be {form}, got {', '.join(wrong)}")
         if self.kind == "polygons":
-            twice = sorted({*names, *map(str, range(len(names)))} & {*self.ignored})
+            twice = sorted({*self.polygon_values} & {*self.ignored})
         else:
             values = [*self.class_values, *(self.value(text) for text in self.ignored)]
             twice = [self.label(value) for value, count in Counter(values).items() if count > 1]
         if twice:
             raise ValueError(f"classes and ignored values must be different, but {', '.join(twice)} stands more "
                              "than once")
+
+    @property
+    def polygon_values(self) -> dict[str, int]:
+        """The class that each value of the polygons' field means: its name, or its index where no name is a number."""
+        names = {info.name: index for index, info in enumerate(self.classes)}
+        if any(name.strip().isdecimal() for name in names):
+            return names
+        return names | {str(index): index for index in range(len(self.classes))}
 
     def _is_value(self, text: str) -> bool:
         if self.kind == "index":
@@ -109,6 +117,7 @@ class MaskReader:
         self.notes = (self._file.note,) if self._file.warped else ()
         self._width = image.shape[1]
         self._check_bands()
+        self._masked = MaskFlags.per_dataset in self._source.mask_flag_enums[0]
         self._palette = self._values_of_palette()
         self._ignored = [coding.value(text) for text in coding.ignored]
         if coding.kind == "index":
@@ -225,7 +234,10 @@ class MaskReader:
             high = min(low + STRIP, rows[1])
             with reading(self.path):
                 bands_BHW = self._file.dataset.read(window=((low, high), (0, self._width)))
-            reached_HW = bands_BHW[-1] != 0 if self._file.warped else None
+                # What an alpha band or an internal mask leaves out has no label, warped or not.
+                own = self._masked and not self._file.warped
+                reached_HW = self._file.dataset.read_masks(1, window=((low, high), (0, self._width))) != 0 if own else (
+                    bands_BHW[-1] != 0 if self._file.warped else None)
             yield (low, high), self._values(bands_BHW[:self._source.count]), reached_HW
 
     def _values(self, bands_BHW: Array) -> Array:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rasterio.crs import CRS
-
+from patchstore.conventions import pixel_m2
 from patchstore.errors import SourceError, StoreError
 from patchstore.layout import Layout
 from patchstore.masks import MaskCoding
@@ -59,7 +58,7 @@ def plan(uri: str, settings: Settings, source: SceneSource, coding: MaskCoding |
         name=source.name, shape=info.shape, crs=info.crs, transform=info.transform, group=source.group,
         origin=source.origin, fingerprint=fingerprint, version=fingerprint[:16], levels=levels_of(info.shape),
         has_mask=source.mask is not None, has_valid=info.has_valid, ignored=0, ignored_values=(), class_pixels=(),
-        band_sums=(), pixel_m2=_pixel_m2(info), notes=notes, manifest=""))
+        band_sums=(), pixel_m2=pixel_m2(info.crs, info.transform), notes=notes, manifest=""))
 
 
 def stamps_of(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
@@ -78,17 +77,6 @@ def _fingerprint(settings: Settings, coding: MaskCoding, info: RasterInfo, conte
     """
     meaning = (coding.kind, coding.attribute, coding.background)
     return digest([str(FORMAT), *content, *meaning, *(json.dumps(asdict(part)) for part in (settings, info))])
-
-
-def _pixel_m2(info: RasterInfo) -> float | None:
-    """Ground area of a pixel by the CRS's own unit of length; none where it has none (degrees), or is not known."""
-    if info.crs is None or info.transform is None:
-        return None
-    crs = CRS.from_wkt(info.crs)
-    if not crs.is_projected:
-        return None
-    a, b, _, d, e, _ = info.transform
-    return float(abs(a * e - b * d) * crs.linear_units_factor[1] ** 2)
 
 
 def _content(path: Path) -> str:

@@ -64,6 +64,10 @@ class VectorFile:
         has no georeference.
         """
         self.path, self._image = path, image
+        log = path.with_name(f"{path.name}-wal")
+        if log.is_file() and log.stat().st_size:
+            raise SourceError(f"{path}: is being edited ({log.name} has changes that are not in it yet); save them, "
+                              "and close the program that has it open")
         try:
             layers = pyogrio.list_layers(path)
             if len(layers) != 1:
@@ -206,9 +210,12 @@ def burn(shapes_N: Array, codes_N: Array, rows: Range, width: int) -> Array:
     """
     dtype = np.int16 if not len(codes_N) or codes_N.max() < 1 << 15 else np.int32
     codes_HW = np.full((rows[1] - rows[0], width), -1, dtype)
-    for first in range(0, len(shapes_N), _BLOCK):
+    parts_N, of_N = shapely.get_parts(shapes_N, return_index=True)
+    whole_N = ~shapely.is_empty(parts_N)  # a polygon of several parts may have empty ones
+    parts_N, codes_N = parts_N[whole_N], codes_N[of_N[whole_N]]
+    for first in range(0, len(parts_N), _BLOCK):
         here = slice(first, first + _BLOCK)
-        rasterize(zip(shapes_N[here], codes_N[here].tolist()), out=codes_HW, transform=Affine.translation(0, rows[0]),
+        rasterize(zip(parts_N[here], codes_N[here].tolist()), out=codes_HW, transform=Affine.translation(0, rows[0]),
                   skip_invalid=False)
     return codes_HW
 
