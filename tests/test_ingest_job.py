@@ -156,6 +156,7 @@ def test_masks_on_another_grid_are_warped_on_request(data: DataConfig, job_here:
     assert (stored[:, :2] == 255).all()
 
 
+@pytest.mark.slow
 def test_spread_over_a_cluster_the_bytes_are_the_same(data: DataConfig, job: Job, tmp_path: Path) -> None:
     done = job("ingest", *arguments(data))
     assert done.returncode == 0, done.stderr

@@ -128,6 +128,7 @@ def test_a_store_is_read_with_merged_classes(store: Store) -> None:
         patchstore.open(store.uri, merge=("=wodland",))
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_merged_classes_and_is_scored_on_them(store_uri: str, tmp_path: Path) -> None:
     config = recipes.synthetic()
     config = replace(

@@ -95,6 +95,7 @@ def test_two_workers_train_and_are_recorded(undisturbed: experiment.Outcome) -> 
     assert undisturbed.run.checkpoint.is_dir()
 
 
+@pytest.mark.slow
 def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tmp_path: Path) -> None:
     config = two_workers(store_uri)
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
@@ -127,6 +128,7 @@ def test_one_worker_gives_the_same_losses_as_two(undisturbed: experiment.Outcome
     np.testing.assert_allclose(losses(alone), losses(undisturbed), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_worker_lost_too_often_ends_the_run_as_failed(cluster: None, store_uri: str, tmp_path: Path) -> None:
     config = two_workers(store_uri)
     config = replace(config, cluster=replace(config.cluster, restarts=0))

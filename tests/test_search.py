@@ -200,6 +200,7 @@ def test_a_trial_goes_on_after_its_process_is_killed(cluster: None, store_uri: s
     assert "died" in recorded.tags["swath.restart"]
 
 
+@pytest.mark.slow
 def test_a_trial_killed_too_often_has_failed(cluster: None, store_uri: str, tmp_path: Path) -> None:
     config = tiny(store_uri, "loss.dice=0.5|1", trials=1)
     config = replace(config, cluster=replace(config.cluster, restarts=0))

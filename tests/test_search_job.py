@@ -51,6 +51,7 @@ def plan_megapixels(store: Store) -> float:
     return patches.plan(store, config, "train", labels=splits.divide(store, config.split)).megapixels
 
 
+@pytest.mark.slow
 def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, plan_megapixels: float, tmp_path: Path
                                                   ) -> None:
     result = job("search", *TINY, "--data.store", store_uri, "--search.trials", 2, "--workdir", tmp_path, "--json")

@@ -6,6 +6,7 @@ shard of each level and a shard of full resolution in `write_levels`.
 """
 
 import json
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -30,6 +31,9 @@ from patchstore.window import Range
 Array = NDArray[Any]
 _WRITES = 4
 """Files that a step writes at once, at most."""
+_compressing = threading.Lock()
+"""Of two bands in one process one is read while the other is compressed: both at once would take more memory, and no
+less time, since TensorStore compresses on all cores."""
 NODATA = "nodata"
 """Name, among the ignored values, of pixels that have a class but are not real."""
 
@@ -115,11 +119,13 @@ def write_band(ingest: Ingest, i: int) -> Written:
                 counts[here] = cell_counts(labels_HW[strip], len(settings.classes))
         _check_unchanged(ingest, reader)
     output = _Output(ingest)
-    for name, values in planes.items():
-        output.shards(f"0/{name}", values, rows, (0, width))
-    for name, cell_values in (("counts", counts), ("moments", moments)):
-        output.part(name, cell_values, (rows[0] // CELL,))
-    return Written(files=output.finish(), ignored={value: pixels for value, pixels in ignored.items() if pixels},
+    with _compressing:
+        for name, values in planes.items():
+            output.shards(f"0/{name}", values, rows, (0, width))
+        for name, cell_values in (("counts", counts), ("moments", moments)):
+            output.part(name, cell_values, (rows[0] // CELL,))
+        files = output.finish()
+    return Written(files=files, ignored={value: pixels for value, pixels in ignored.items() if pixels},
                    class_pixels=tuple(counts.sum(axis=(0, 1), dtype=np.int64).tolist()),
                    band_sums=tuple((n, total, squares) for n, total, squares in moments.sum(axis=(0, 1)).tolist()))
 
@@ -146,7 +152,7 @@ def _coarser(layout: Layout, part: LevelPart, full: Mapping[str, ts.TensorStore]
              ) -> Iterator[tuple[str, Array, Range, Range]]:
     """What the shards of a part of the levels hold: (place of the array, values, rows, cols) of each.
 
-    Depth first, so that one shard of each level and four of full resolution are held, and each of those is read once.
+    Depth first, so that one shard of each level and two of full resolution are held, and each of those is read once.
     """
     levels = range(part.first, part.last + 1)
     held: dict[int, dict[str, Array]] = {}
@@ -162,10 +168,10 @@ def _coarser(layout: Layout, part: LevelPart, full: Mapping[str, ts.TensorStore]
             held[level] = layout.empty((rows[1] - rows[0], cols[1] - cols[0]))
         children = [(k, m) for k in (2 * i, 2 * i + 1) for m in (2 * j, 2 * j + 1) if layout.has_shard(level - 1, k, m)]
         if level == 1:
-            asked = [(_ask(full, *place), place[0][0], place[1][0])
-                     for place in (layout.shard_ranges(0, *child) for child in children)]
-            for done in [pool.submit(take, *each) for each in asked]:
-                done.result()
+            for two in (children[:2], children[2:]):
+                places = [layout.shard_ranges(0, *child) for child in two]
+                for done in [pool.submit(take, _ask(full, *place), place[0][0], place[1][0]) for place in places]:
+                    done.result()
         else:
             for child in children:
                 yield from visit(level - 1, *child)

@@ -52,6 +52,8 @@ __all__ = [
 
 _COUNTED = ("ignored", "ignored_values", "class_pixels", "band_sums", "manifest")
 """What is known of a scene only when it has been written."""
+_M_ARENA_MAX = -8
+"""glibc's malloc.h."""
 State = Literal["new", "changed", "unchanged"]
 Step = Callable[[], Any]
 """A picklable piece of work."""
@@ -181,12 +183,18 @@ def side_by_side(work: Sequence[Step]) -> list[Any]:
 
 
 def _trimmed(step: Step) -> Any:
-    """Run a step, and give the memory that it has freed back: glibc keeps it for each thread, so that an ingest of many
-    bands would come to hold half as much again (measured)."""
-    result = step()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
-    return result
+    """Run a step, and give the memory that it has freed back.
+
+    glibc keeps what each thread frees for that thread, in up to eight arenas a core: an ingest of many bands would come
+    to hold half as much again as one of few (measured), so that there are two arenas at most, and they are emptied.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.mallopt(_M_ARENA_MAX, 2)
+        result = step()
+        libc.malloc_trim(0)
+        return result
+    return step()
 
 
 def ingest_scene(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None,
