@@ -23,7 +23,7 @@ import pytest
 import tensorstore
 
 import patchstore
-from patchstore import ReadError, SceneSource, StoreError, Window, kv
+from patchstore import ReadError, SceneSource, StoreError, Window, audit, kv, upkeep
 from patchstore.testing import make_dataset
 
 CLASSES = tuple(patchstore.ClassInfo(name, (i, i, i)) for i, name in enumerate("abcde"))
@@ -158,6 +158,33 @@ def test_damage_is_an_error_that_names_the_chunk(copy: str) -> None:
             patchstore.open(copy).read([Window("g1_s0", 0, 0, 64), Window("g0_s0", 128, 128, 64)], 64)
         s3().put_object(Bucket="scenes", Key=key, Body=whole[key])
     patchstore.open(copy).read([Window("g0_s0", 128, 128, 64)], 64)
+
+
+def test_an_audit_finds_what_is_wrong(copy: str, job_here: Any) -> None:
+    place = f"copy.zarr/g0_s0/{patchstore.open(copy).scenes['g0_s0'].version}"
+    assert [audit.audit_scene(copy, name).problems for name in audit.scene_names(copy)] == [(), ()]
+    assert job_here("audit", copy).returncode == 0
+    other = s3().get_object(Bucket="scenes", Key=f"{place}/0/image/c/0/0/0")["Body"].read()
+    s3().put_object(Bucket="scenes", Key=f"{place}/0/image/c/0/0/1", Body=other)
+    s3().delete_object(Bucket="scenes", Key=f"{place}/1/mask/c/0/0")
+    for sample in (1.0, 0.01):
+        problems = "\n".join(audit.audit_scene(copy, "g0_s0", sample=sample).problems)
+        assert "array 1/mask, shard c/0/0: absent" in problems
+        assert sample < 1 or "array 0/image, shard c/0/0/1: its content is that of" in problems
+    assert audit.audit_scene(copy, "g1_s0").problems == ()
+    done = job_here("audit", copy)
+    assert (done.returncode, "array 1/mask, shard c/0/0: absent" in done.stdout + done.stderr) == (1, True)
+
+
+def test_superseded_versions_and_scenes_are_removed(copy: str, tmp_path: Path) -> None:
+    make_dataset(tmp_path, scenes=1, size=SIDE, seed=3)
+    old = f"g0_s0/{patchstore.open(copy).scenes['g0_s0'].version}"
+    patchstore.ingest_scene(copy, patchstore.find_folder(tmp_path).scenes[0])
+    assert old in upkeep.collect(copy)
+    assert not [key for key in objects("copy.zarr") if key.startswith(old)]
+    upkeep.remove(copy, ["g1_s0"])
+    assert {key.split("/")[0] for key in objects("copy.zarr")} == {"g0_s0", "zarr.json"}
+    assert list(patchstore.open(copy).scenes) == ["g0_s0"]
 
 
 def test_a_changed_scene_gets_another_version(copy: str, sources: list[SceneSource], tmp_path: Path) -> None:
