@@ -1,8 +1,8 @@
 """The pixels of an ingest: full resolution by bands of shards, then the coarser levels. No file has two writers.
 
 A shard is encoded in memory and written as a whole, so that its size and digest are those of what was meant, and an
-object store sees one request for it. Memory: a band of shards (2048 rows of the scene, all bands) in `write_band`; one
-shard of each level and a shard of full resolution in `write_levels`.
+object store sees one request for it. Memory: a band of shards (2048 rows of the scene, all bands) in `write_band`; a
+shard of each level, two of full resolution and a few that are being written in `write_levels`.
 """
 
 import json
