@@ -14,6 +14,7 @@ from rasterio.warp import transform as reproject
 import patchstore
 from patchstore import ClassInfo, MaskCoding, SceneReader, SceneSource, SourceError
 from patchstore.conventions import pixel_m2
+from test_ingest import write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 INDEX = MaskCoding(classes=CLASSES)
@@ -24,19 +25,6 @@ HW = (70, 90)
 GEO = {"crs": CRS, "transform": PLACE}
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # the rasters made here
 Region = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def write(path: Path, pixels: np.ndarray, palette: dict[int, tuple[int, ...]] | None = None, **profile: object) -> Path:
-    """A raster of (H, W) or (B, H, W), its format by the ending."""
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    driver = {".tif": "GTiff", ".png": "PNG", ".jpg": "JPEG"}[path.suffix]
-    count, height, width = pixels.shape
-    with rasterio.open(path, "w", driver=driver, count=count, height=height, width=width, dtype=pixels.dtype, **profile
-                       ) as file:
-        file.write(pixels)
-        if palette:
-            file.write_colormap(1, palette)
-    return path
 
 
 def write_polygons(path: Path, shapes: Sequence[shapely.Geometry], crs: str | None = CRS, *, kind: str = "Unknown",

@@ -14,17 +14,16 @@ from glob import has_magic
 from pathlib import Path
 
 from patchstore.errors import SourceError
+from patchstore.raster import SIDECARS
 from patchstore.schema import ClassInfo
 from patchstore.sources import SceneSource
+from patchstore.vector import is_vector
 
 Place = tuple[str, ...]
-_SIDECARS = (".aux.xml", ".ovr", ".msk", ".prj", ".wld", ".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".jpegw", ".pgw",
-             ".pngw", ".pgwx", ".shx", ".dbf", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml", ".gpkg-shm",
+_SIDECARS = (*SIDECARS, ".msk", ".shx", ".dbf", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".shp.xml", ".gpkg-shm",
              ".gpkg-wal", ".qml", ".qmd")
 """Files that GDAL and QGIS keep beside a raster, and the other parts of a shapefile; a pattern such as images/* finds
 them too."""
-_VECTORS = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
-"""Endings of vector files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class Files:
     def shared(self) -> Path | None:
         """The only file, when it is a vector file: polygons of every scene."""
         only = self.all[0] if len(self.all) == 1 else None
-        return only if only is not None and only.suffix.lower() in _VECTORS else None
+        return only if only is not None and is_vector(only) else None
 
     def of(self, place: Place) -> Path:
         """The file that belongs to a scene's image. Raises SourceError, saying of the image what is wrong."""

@@ -32,7 +32,8 @@ from patchstore.window import (
 )
 
 Array = NDArray[Any]
-SIDECARS = (".aux.xml", ".ovr", ".tfw", ".jgw", ".pgw", ".wld", ".prj", ".tifw", ".jpgw", ".pngw")
+SIDECARS = (".aux.xml", ".ovr", ".prj", ".wld", ".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".jpegw", ".pgw", ".pngw",
+            ".pgwx")
 """Endings of files beside a raster that do not decide its pixels."""
 _opening = threading.Lock()  # warnings.catch_warnings changes what all threads see
 
