@@ -67,7 +67,10 @@ def check(attributes: dict[str, Any]) -> set[str]:
 def test_groups_keep_to_the_conventions_that_they_register(crs: str | None, transform: Affine | None) -> None:
     scene = make_scene(crs=CRS.from_user_input("ESRI:102008").to_wkt() if crs == "esri" else crs, transform=transform)
     proj = {"proj"} if crs else set()
-    assert check(conventions.version_attributes(scene)) == {"multiscales", "spatial"} | proj
+    version = conventions.version_attributes(scene)
+    assert check(version) == {"multiscales"} | proj | ({"spatial"} if transform else set())
+    assert all("spatial:transform" in item for item in version["multiscales"]["layout"]) == bool(transform)
+    assert not {"spatial:transform", "spatial:shape"} & version.keys()  # they stand with each level
     for level in range(scene.levels):
         attributes = conventions.level_attributes(scene, level)
         assert check(attributes) == {"spatial"} | proj

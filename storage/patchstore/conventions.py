@@ -50,10 +50,12 @@ def version_attributes(scene: Scene) -> dict[str, Any]:
     convention advises).
     """
     proj = _proj(scene)
-    spatial: dict[str, Any] = {"spatial:dimensions": ["y", "x"]}
+    # spatial: asks for a transform of every level of a pyramid, so that one without a place does not register it.
+    placed = scene.transform is not None
+    spatial: dict[str, Any] = {}
     if scene.transform is not None:
-        spatial["spatial:bbox"] = _bounds(scene.shape, scene.transform)
-    return {"zarr_conventions": [_MULTISCALES, *[_PROJ] * bool(proj), _SPATIAL],
+        spatial = {"spatial:dimensions": ["y", "x"], "spatial:bbox": _bounds(scene.shape, scene.transform)}
+    return {"zarr_conventions": [_MULTISCALES, *[_PROJ] * bool(proj), *[_SPATIAL] * placed],
             "multiscales": {"layout": [_layout(scene, level) for level in range(scene.levels)],
                             "resampling_method": "average"},
             **proj, **spatial}
