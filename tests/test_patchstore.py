@@ -163,8 +163,8 @@ def test_wrong_arguments_are_named(made: Path) -> None:
     store = patchstore.open(made)
     with pytest.raises(ValueError, match="no scene 'x'; it has s"):
         store.read([Window("x", 0, 0, 8)], 8)
-    for side, size in ((8, 9), (0, 0), (8, -1)):
-        with pytest.raises(ValueError, match="must be at least the patch size"):
+    for side, size in ((8, 72), (0, 0), (8, -1)):
+        with pytest.raises(ValueError, match=r"must be at least 1/8 of the patch size"):
             store.read([Window("s", 0, 0, side)], size)
     with pytest.raises(ValueError, match=r"cols must be a range within 0 … 300, got 290 … 301"):
         store.region("s", "image", (0, 1), (290, 301))
@@ -275,3 +275,15 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert kv.folder("s3://b/p", "x") == {"driver": "s3", "bucket": "b", "path": "p/x/", "aws_region": "eu-west-1",
                                           "endpoint": "http://localhost:9000"}
     assert kv.folder("gs://b/p") == {"driver": "gcs", "bucket": "b", "path": "p/"}
+
+
+def test_another_cache_needs_no_metadata(store: patchstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from patchstore import read
+
+    monkeypatch.setattr(read, "load_scenes", None)
+    other = store.with_cache(1 << 20)
+    assert other.scenes is store.scenes
+    assert (other.cache_bytes, store.cache_bytes) == (1 << 20, 256 << 20)
+    window = patchstore.Window(next(iter(store.scenes)), 5, 7, 64)
+    for one, two in zip(other.read([window], 64), store.read([window], 64), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -7,32 +7,59 @@
     patchstore.export(store, scene, "window.tif", rows=(0, 512), cols=(0, 512))
 """
 
-from patchstore.adapters import (
-    ADAPTERS,
-    find,
-    find_deepglobe,
-    find_folder,
-    find_icg_drone,
-    find_landcover_ai,
-    find_obx,
-    find_tiles,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from patchstore.errors import OutputError, PatchstoreError, ReadError, SourceError, StateError, StoreError
-from patchstore.estimate import Estimate, estimate
-from patchstore.export import export
-from patchstore.masks import MaskCoding
-from patchstore.pairing import Found
 from patchstore.pyramid import CELL
-from patchstore.raster import RasterFile, RasterInfo
 from patchstore.read import Store, open
-from patchstore.scene_reader import SceneReader, inspect
 from patchstore.schema import ClassInfo, Scene, Settings
-from patchstore.sources import SceneSource
 from patchstore.window import Window
-from patchstore.write import SceneReport, Step, Steps, compare, create, ingest_scene, steps
+
+if TYPE_CHECKING:
+    from patchstore.adapters import (
+        ADAPTERS,
+        find,
+        find_deepglobe,
+        find_folder,
+        find_icg_drone,
+        find_landcover_ai,
+        find_obx,
+        find_tiles,
+    )
+    from patchstore.estimates import Estimate, estimate
+    from patchstore.exports import export
+    from patchstore.masks import MaskCoding
+    from patchstore.pairing import Found
+    from patchstore.raster import RasterFile, RasterInfo
+    from patchstore.scene_reader import SceneReader, inspect
+    from patchstore.sources import SceneSource
+    from patchstore.write import SceneReport, Step, Steps, compare, create, ingest_scene, steps
+
+# Imported when they are asked for: GDAL and what reads vectors come along, a second and 100 MB that a process which
+# only reads patches would spend for nothing.
+_LATER = {
+    "adapters": ("ADAPTERS", "find", "find_deepglobe", "find_folder", "find_icg_drone", "find_landcover_ai",
+                 "find_obx", "find_tiles"),
+    "estimates": ("Estimate", "estimate"),
+    "exports": ("export",),
+    "masks": ("MaskCoding",),
+    "pairing": ("Found",),
+    "raster": ("RasterFile", "RasterInfo"),
+    "scene_reader": ("SceneReader", "inspect"),
+    "sources": ("SceneSource",),
+    "write": ("SceneReport", "Step", "Steps", "compare", "create", "ingest_scene", "steps"),
+}
 
 __all__ = ["ADAPTERS", "CELL", "ClassInfo", "Estimate", "Found", "MaskCoding", "OutputError", "PatchstoreError",
            "RasterFile", "RasterInfo", "ReadError", "Scene", "SceneReader", "SceneReport", "SceneSource", "Settings",
            "SourceError", "StateError", "Step", "Steps", "Store", "StoreError", "Window", "compare", "create",
            "estimate", "export", "find", "find_deepglobe", "find_folder", "find_icg_drone", "find_landcover_ai",
            "find_obx", "find_tiles", "ingest_scene", "inspect", "open", "steps"]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(importlib.import_module(f"patchstore.{module}"), name)
+    raise AttributeError(f"module 'patchstore' has no attribute {name!r}")

@@ -12,16 +12,18 @@ Sources, as of their release v0.1: github.com/zarr-conventions/multiscales, /pro
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
 
 from patchstore.errors import SourceError
 from patchstore.schema import Affine, ClassInfo, Scene
 from patchstore.window import level_shape
+
+if TYPE_CHECKING:  # GDAL comes along, and what only reads a store needs none of it: it is imported where a CRS is read
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
 
 GRID_MAPPING = "spatial_ref"
 """Name of the variable that holds the CRS; rioxarray's and GDAL's own."""
@@ -121,6 +123,9 @@ def pixel_m2(crs: str | None, transform: Affine | None) -> float | None:
     """
     if crs is None or transform is None:
         return None
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
     try:
         known = CRS.from_wkt(crs)
     except CRSError as error:
@@ -182,7 +187,7 @@ def _proj(scene: Scene) -> dict[str, str]:
     return {**({} if code is None else {"proj:code": f"EPSG:{code}"}), "proj:wkt2": _wkt2(scene.name, crs)}
 
 
-def _axis(name: str, crs: CRS | None) -> dict[str, str]:
+def _axis(name: str, crs: "CRS | None") -> dict[str, str]:
     """CF's attributes of x or y."""
     axis = {"axis": name.upper()}
     if crs is not None and crs.is_geographic:
@@ -196,22 +201,27 @@ def _axis(name: str, crs: CRS | None) -> dict[str, str]:
     return axis
 
 
-def _crs(scene: Scene) -> CRS | None:
+def _crs(scene: Scene) -> "CRS | None":
     if scene.crs is None:
         return None
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
     try:
         return CRS.from_wkt(scene.crs)
     except CRSError as error:
         raise _no_crs(scene.name, error) from None
 
 
-def _wkt2(scene: str, crs: CRS) -> str:
+def _wkt2(scene: str, crs: "CRS") -> str:
+    from rasterio.errors import CRSError
+
     try:
         return str(crs.to_wkt(version="WKT2_2019"))
     except CRSError as error:
         raise _no_crs(scene, error) from None
 
 
-def _no_crs(scene: str, error: CRSError) -> SourceError:
+def _no_crs(scene: str, error: "CRSError") -> SourceError:
     return SourceError(f"scene {scene}: its coordinate reference system cannot be written as WKT2 ({error}); give the "
                        "source another, with gdal_edit or gdalwarp")

@@ -217,7 +217,7 @@ class RasterFile:
         """Patches of windows (row, col, side in full-resolution pixels): (N, B, size, size) in the raster's dtype.
 
         The level is derived, and the edge is reflected, as `Store.read` does. Raises SourceError; ValueError when a
-        side is below `size`.
+        side is below an eighth of `size`.
         """
         levels = levels_of(self.shape)
         squares = [locate(int(row), int(col), int(side), size, levels) for row, col, side in windows]

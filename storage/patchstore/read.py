@@ -94,35 +94,59 @@ class Store:
         return digest([*merged, *(f"{info.name}={info.code}" for info in self.classes),
                        *(f"{scene.name}/{scene.fingerprint}" for scene in self.scenes.values())])
 
+    def with_cache(self, cache_bytes: int) -> "Store":
+        """The same store with a cache of its own; its metadata is not read again."""
+        other = object.__new__(Store)
+        other.__dict__.update(self.__dict__, cache_bytes=cache_bytes)
+        other._context, other._handles, other._lock = kv.context(cache_bytes), {}, threading.Lock()
+        return other
+
     def read(self, windows: Sequence[Window], size: int) -> tuple[Array, NDArray[np.uint8]]:
         """Patches of windows: images (N, B, size, size) in the store's dtype, labels (N, size, size).
 
         All are asked for at once. Outside a scene pixels are reflected and labels ignored; without a mask all labels
-        are. Raises ValueError for an unknown scene or a side below `size`, ReadError for absent or damaged data,
-        StateError after a fork.
+        are. Raises ValueError for an unknown scene or a side below an eighth of `size`, ReadError for absent or
+        damaged data, StateError after a fork.
+        """
+        side = max(0, size)  # one below 1 is refused with the windows
+        images_NBSS = np.empty((len(windows), self.bands, side, side), self.dtype)
+        labels_NSS = np.empty((len(windows), side, side), np.uint8)
+        self.begin(windows, images_NBSS, labels_NSS)()
+        return images_NBSS, labels_NSS
+
+    def begin(self, windows: Sequence[Window], images_NBSS: Array, labels_NSS: NDArray[np.uint8]
+              ) -> Callable[[], None]:
+        """Ask for patches as `read` gives them, into arrays of the caller's. Returns what waits until they are there.
+
+        The arrays are C-contiguous, and are left alone until then. Both steps raise as `read` does.
         """
         kv.guard()
+        size = labels_NSS.shape[-1]
         scenes = [self._scene(window.scene) for window in windows]
         squares = [locate(int(window.row), int(window.col), int(window.side), size, scene.levels)
                    for window, scene in zip(windows, scenes)]
-        images_NBSS = np.empty((len(windows), self.bands, size, size), self.dtype)
-        labels_NSS = np.full((len(windows), size, size), self.ignore, np.uint8)
         for path in dict.fromkeys(array_path(scene, array, square.level) for scene, square in zip(scenes, squares)
                                   for array in ("image", "mask")[:1 + scene.has_mask]):
             self._open(path)  # all at once: on an object store each is a round trip
+        labels_NSS[...] = self.ignore
         pending: list[_Pending] = []
         for scene, square, out_BSS, out_SS in zip(scenes, squares, images_NBSS, labels_NSS):
             pending.append(self._ask_pixels(scene, square, out_BSS))
             if scene.has_mask:
                 pending.extend(self._ask_labels(scene, square, out_SS))
-        for read in pending:
-            try:
-                read.future.result()
-            except kv.FAILURES as error:
-                self._raise(error, read.path)
-            if read.finish is not None:
-                read.finish()
-        return images_NBSS, self._merged.labels(labels_NSS) if self._merged else labels_NSS
+
+        def finish() -> None:
+            for read in pending:
+                try:
+                    read.future.result()
+                except kv.FAILURES as error:
+                    self._raise(error, read.path)
+                if read.finish is not None:
+                    read.finish()
+            if self._merged:
+                labels_NSS[...] = self._merged.labels(labels_NSS)
+
+        return finish
 
     def region(self, scene: str, array: Literal["image", "mask", "valid"], rows: Range, cols: Range, level: int = 0
                ) -> Array:

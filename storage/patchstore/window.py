@@ -3,7 +3,8 @@
 A window is a square of full-resolution pixels of a scene; a patch has `size` x `size` pixels, so one patch pixel spans
 scale = side / size scene pixels. It is read from the level just finer than that scale: level = floor(log2(scale)), or
 the coarsest there is. Its corner is snapped down to that level's grid, ceil(side / 2^level) level pixels are read, and
-where that is not `size`, pixels are resampled by area and labels by the nearest pixel centre.
+where that is not `size`, pixels are resampled by area and labels by the nearest pixel centre. Below scale 1 the full
+resolution is read, and its pixels are enlarged bilinearly (a window's outermost half pixel is constant).
 
 Over the edge, pixels continue by reflection (… b a | a b c … y z | z y …, as often as needed) and labels are ignored.
 Legend: N windows, B bands, H, W rows and columns.
@@ -21,6 +22,8 @@ COARSEST_PX = 128
 """A scene gets levels until the longer side of the last is at most this."""
 MOST_LEVELS = 6
 """Levels of a scene, the full resolution included: the coarsest has pixels 32 times as large."""
+ENLARGED = 8
+"""Most patch pixels along one scene pixel: finer than that a patch would show nothing but interpolation."""
 
 Range = tuple[int, int]
 """Half-open range of rows or columns."""
@@ -61,11 +64,11 @@ def level_shape(shape: tuple[int, int], level: int) -> tuple[int, int]:
 
 
 def locate(row: int, col: int, side: int, size: int, levels: int) -> Square:
-    """The square to read for a window. Raises ValueError when it is finer than full resolution."""
-    if size < 1 or side < size:
-        raise ValueError(f"a window's side ({side} scene pixels) must be at least the patch size ({size}, 1 or more): "
-                         "a patch pixel spans one scene pixel or more")
-    level = min((side // size).bit_length() - 1, levels - 1)  # floor(log2(side / size)), in integers
+    """The square to read for a window. Raises ValueError when pixels would be enlarged more than `ENLARGED` times."""
+    if size < 1 or side < max(1, size // ENLARGED):
+        raise ValueError(f"a window's side ({side} scene pixels) must be at least 1/{ENLARGED} of the patch size "
+                         f"({size}, 1 or more)")
+    level = min(max((side // size).bit_length() - 1, 0), levels - 1)  # floor(log2(side / size)), in integers
     return Square(level, row >> level, col >> level, -(-side >> level))
 
 
@@ -106,23 +109,28 @@ def direct(square: Square, shape: tuple[int, int], size: int) -> bool:
 
 
 def finish_pixels(block_BHW: Array, square: Square, shape: tuple[int, int], out_BSS: Array) -> None:
-    """Make a patch of the pixels at `pixel_ranges`: reflected over the edge, resampled by area."""
+    """Make a patch of the pixels at `pixel_ranges`: reflected over the edge, resampled by area or enlarged."""
     rows, cols = pixel_ranges(square, shape)
     if rows != (square.row, square.row + square.side) or cols != (square.col, square.col + square.side):
         block_BHW = (block_BHW.take(reflect(square.col, square.side, shape[1]) - cols[0], axis=2)
                      .take(reflect(square.row, square.side, shape[0]) - rows[0], axis=1))  # 8 times one index of both
     size = out_BSS.shape[-1]
+    how = cv2.INTER_AREA if square.side > size else cv2.INTER_LINEAR
     for out_SS, band_HW in zip(out_BSS, block_BHW):
         out_SS[...] = (band_HW if square.side == size
-                       else cv2.resize(np.ascontiguousarray(band_HW), (size, size), interpolation=cv2.INTER_AREA))
+                       else cv2.resize(np.ascontiguousarray(band_HW), (size, size), interpolation=how))
+
+
+def centres(square: Square, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the level whose labels a patch has: those at its pixels' centres, int64 (size) each."""
+    places = (2 * np.arange(size) + 1) * square.side // (2 * size)
+    return square.row + places, square.col + places
 
 
 def finish_labels(block_HW: Array, square: Square, shape: tuple[int, int], ignore: int, out_SS: Array) -> None:
     """Make a patch of the labels at `label_ranges`: ignored over the edge, each from the nearest pixel centre."""
     rows, cols = label_ranges(square, shape)
-    size = len(out_SS)
-    centres = (2 * np.arange(size) + 1) * square.side // (2 * size)
-    row_S, col_S = square.row + centres, square.col + centres
+    row_S, col_S = centres(square, len(out_SS))
     top, bottom = np.searchsorted(row_S, rows)
     left, right = np.searchsorted(col_S, cols)
     out_SS[...] = ignore
