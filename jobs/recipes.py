@@ -27,6 +27,7 @@ def synthetic() -> Config:
         data=DataConfig(classes=SYNTHETIC_CLASSES, mask="index", group=r"^(g\d+)_"),
         split=SplitConfig(val_fraction=0.15, test_fraction=0.15),
         patches=PatchesConfig(size=128),
+        augment=AugmentConfig(pipeline="flips"),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
         loss=LossConfig(cross_entropy=1.0, dice=1.0, class_weights="sqrt"),
         train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=4),
@@ -50,7 +51,6 @@ def dubai() -> Config:
                      "unlabeled=#9B9B9B")),
         split=SplitConfig(val=("tile_2", "tile_3"), test=("tile_1", "tile_6")),
         patches=PatchesConfig(size=256, scales=(2.0,), stride=128),
-        augment=AugmentConfig(brightness=0.2, contrast=0.2),
         model=ModelConfig(arch="unet", encoder="resnet18"),
         loss=LossConfig(cross_entropy=1.0, dice=0.5),
         train=TrainConfig(megapixels=80, batch=8, lr=1e-3, report_every=8),
@@ -66,14 +66,16 @@ def landcover_ai() -> Config:
     """LandCover.ai: 41 orthophotos of Poland, 5 classes, patches of 256 px; a U-Net over ResNet-18, 20 passes.
 
     The source has `images/*.tif` and `masks/*.tif`. Train patches are "relevant": 5 % or more of their labels are of
-    another class than background. The edge that is no multiple of the size is kept. For a GPU; encoders with ImageNet
-    weights are --model.weights imagenet, where they can be downloaded.
+    another class than background (its users' own rule, which drops pure woodland too, is --patches.min-foreground 0
+    --patches.min-not-lowest 0.05). The edge that is no multiple of the size is kept. For a GPU;
+    encoders with ImageNet weights are --model.weights imagenet, where they can be downloaded. Its published tiles are
+    --split.by tile --split.block 512 --split.train @train.txt --split.val @val.txt --split.test @test.txt.
     """
     return Config(
         data=DataConfig(adapter="landcover_ai"),
         split=SplitConfig(val_fraction=0.2, test_fraction=0.1),
         patches=PatchesConfig(size=256, min_foreground=0.05, background=("background",)),
-        augment=AugmentConfig(rotate=90, shift=0.9),
+        augment=AugmentConfig(pipeline="landcover_ai"),
         model=ModelConfig(arch="unet", encoder="resnet18"),
         loss=LossConfig(cross_entropy=0, focal=1, jaccard=1),
         train=TrainConfig(epochs=20, batch=16, optimiser="adam", weight_decay=0),
@@ -120,7 +122,7 @@ def icg_drone() -> Config:
     return Config(
         data=DataConfig(adapter="icg_drone", merge=("=unlabeled",)),
         patches=PatchesConfig(size=512, scales=(1.0, 2.0, 4.0), combine="mixture", stride=256),
-        augment=AugmentConfig(rotate=30, shift=0.1, zoom=0.2, brightness=0.25, contrast=0.25, blur=0.1),
+        augment=AugmentConfig(pipeline="drone"),
         model=ModelConfig(arch="deeplabv3plus", encoder="resnet34"),
         loss=LossConfig(cross_entropy=1, dice=1, class_weights="sqrt"),
         train=TrainConfig(epochs=10, batch=16, micro_batch=8, lr=5e-4),

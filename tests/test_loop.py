@@ -30,11 +30,11 @@ from swath.state import State, ema_decay
 CPU = torch.device("cpu")
 TINY = Config(
     patches=PatchesConfig(size=64),
-    augment=AugmentConfig(rotate=10),
+    augment=AugmentConfig(pipeline="aerial"),
     model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
     loss=LossConfig(cross_entropy=1, dice=1),
     train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5, ema=0.05),
-    cluster=ClusterConfig(readers=1),
+    cluster=ClusterConfig(readers=0),  # a process for each of these runs would take longer than the run
 )
 
 
@@ -94,7 +94,8 @@ def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_pat
     begun = loop.fit(TINY, store, Stopping(tmp_path, after=0.12, keep=5))
     assert begun.megapixels == pytest.approx(0.131072)
     assert begun.counts_KK is None
-    resumed = loop.fit(TINY, store, LocalContext(tmp_path, CPU, keep=5, resume=begun.checkpoint))
+    read_ahead = replace(TINY, cluster=ClusterConfig(readers=2))
+    resumed = loop.fit(read_ahead, store, LocalContext(tmp_path, CPU, keep=5, resume=begun.checkpoint))
     assert resumed.history[-1]["val/miou"] == finished.history[-1]["val/miou"]
     assert resumed.history[-1]["val/loss"] == pytest.approx(finished.history[-1]["val/loss"], rel=1e-6)
     np.testing.assert_array_equal(resumed.counts_KK, finished.counts_KK)

@@ -1,7 +1,8 @@
-"""Splits, plans and the order: literal cases, properties, and brute force."""
+"""The plan: literal cases, properties, and brute force."""
 
-from dataclasses import replace
-from pathlib import Path
+import time
+from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,56 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from patchstore import CELL, Store
-from swath import certificate, order, patches
+import patchstore
+from patchstore import CELL, ClassInfo, Settings, Store
+from patchstore.window import levels_of
+from swath import patches
 from swath import split as splits
-from swath.config import Config, PatchesConfig, SplitConfig
+from swath.config import Config, PatchesConfig
 from swath.errors import DataError
 from swath.patches import PatchPlan
-
-
-def counts_of(mask_HW: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Counts by cell, the slow way."""
-    cells = [-(-n // CELL) for n in mask_HW.shape]
-    counts = np.zeros((*cells, classes), np.int64)
-    for i in range(cells[0]):
-        for j in range(cells[1]):
-            piece = mask_HW[i * CELL : (i + 1) * CELL, j * CELL : (j + 1) * CELL]
-            counts[i, j] = np.bincount(piece[piece < classes], minlength=classes)
-    return counts
-
-
-@settings(deadline=None, max_examples=60)
-@given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.integers(8, 160), stride=st.integers(1, 200),
-       scale=st.sampled_from([1.0, 1.5, 2.0]), seed=st.integers(0, 99))
-def test_patches_are_those_whose_window_lies_in_the_cells(height: int, width: int, size: int, stride: int,
-                                                          scale: float, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    mask = generator.integers(0, 3, (height, width)).astype(np.uint8)
-    counts = counts_of(mask, 3)
-    cells = generator.random(counts.shape[:2]) < 0.8
-    config = PatchesConfig(size=size, scales=(scale,), stride=stride)
-    found = patches._scene_patches(0, 0, (height, width), cells, counts, config, np.ones(3, bool), 0.0)
-
-    side, step = round(size * scale), max(1, round(stride * scale))
-    inside = cells.repeat(CELL, 0).repeat(CELL, 1)[:height, :width]
-    expected = [(0, row, col, 0) for row in _positions(height, side, step) for col in _positions(width, side, step)
-                if inside[row : row + side, col : col + side].all()]
-    assert [tuple(p) for p in found.tolist()] == expected
-
-
-def _positions(length: int, side: int, step: int) -> list[int]:
-    last = max(0, length - side)
-    return sorted({*range(0, last, step), last})
-
-
-def test_relevance_is_exact_on_the_grid() -> None:
-    mask = np.zeros((128, 192), np.uint8)
-    mask[:64, 64:128] = 1  # one cell of foreground
-    config = PatchesConfig(size=64, min_foreground=0.5, background=("field",))
-    found = patches._scene_patches(0, 0, (128, 192), np.ones((2, 3), bool), counts_of(mask, 2), config,
-                                   np.array([False, True]), 0.5)
-    assert found.tolist() == [[0, 0, 64, 0]]
 
 
 def test_every_pixel_of_the_train_scenes_is_in_a_patch(store: Store) -> None:
@@ -89,130 +48,167 @@ def test_no_patch_and_no_such_background_are_refused(store: Store) -> None:
         patches.plan(store, Config(patches=PatchesConfig(background=("lava",))), "train")
     names = tuple(c.name for c in store.classes)
     nothing = Config(patches=PatchesConfig(size=64, min_foreground=0.5, background=names))
-    with pytest.raises(DataError, match="no train patch of 64 px"):
+    with pytest.raises(DataError, match=r"no train patch of 64 px at scale 1: 50 windows lie in train cells; 50 have "
+                                        r"labels; 0 pass patches.min_foreground 0.5 \(the most that any has: 0\); "
+                                        r"lower patches.min_foreground$"):
         patches.plan(store, nothing, "train")
 
 
-def test_groups_are_never_divided(store: Store) -> None:
-    split = splits.divide(store, SplitConfig())
-    by_group: dict[str, set[int]] = {}
-    for name, scene in store.scenes.items():
-        by_group.setdefault(scene.group, set()).update(np.unique(split.labels[name]).tolist())
-    assert all(len(labels) == 1 for labels in by_group.values())
-    assert set.union(*by_group.values()) == {0, 1, 2}
+def test_a_scale_without_patches_is_refused_for_training_and_said_for_others() -> None:
+    store = Counts(1, (640, 640), random_counts(10, 2))
+    train_IJ = np.broadcast_to(np.arange(10)[:, None] < 5, (10, 10))
+    config = PatchesConfig(size=64, scales=(1.0, 8.0), combine="mixture")
+    with pytest.raises(DataError, match=r"no train patch of 64 px at scale 8 is left.*leave it out of patches.scales"):
+        store.plan(config, train_IJ)
+    labels = splits.Split(labels={scene: np.where(train_IJ, 1, splits.NONE).astype(np.uint8) for scene in store.scenes})
+    plan = patches.plan(store, Config(patches=config), "val", labels=labels)  # type: ignore[arg-type]
+    assert "No val patch is left at scale 8." in plan.notes
 
 
-def test_named_groups_and_their_refusals(store: Store) -> None:
-    split = splits.divide(store, SplitConfig(val=("g0",), test=("g1",)))
-    assert {store.scenes[s].group for s, _ in split.scenes("val")} == {"g0"}
-    with pytest.raises(DataError, match=r"split.val: no group 'g9'"):
-        splits.divide(store, SplitConfig(val=("g9",)))
-    with pytest.raises(DataError, match="train split has no labelled pixel"):
-        splits.divide(store, SplitConfig(val=("g0",), test=("g1", "g2")))
+class Counts:
+    """What a plan needs of a store: scenes of known counts, and no pixels. Each has the same shape."""
+
+    def __init__(self, scenes: int, shape: tuple[int, int], counts_IJK: NDArray[np.int64],
+                 pixel_m2: float | None = None) -> None:
+        self.uri, self.bands, self.dtype = "counts.zarr", 3, np.dtype("uint8")
+        self.classes = tuple(ClassInfo(f"c{k}", (k, k, k)) for k in range(counts_IJK.shape[2]))
+        self.settings = Settings(dtype="uint8", bands=3, classes=self.classes)
+        self.counts_IJK = counts_IJK
+        self.scenes = {f"s{i:06d}": SimpleNamespace(name=f"s{i:06d}", shape=shape, levels=levels_of(shape),
+                                                    pixel_m2=pixel_m2) for i in range(scenes)}
+
+    def counts(self, scene: str) -> NDArray[np.int64]:
+        return self.counts_IJK.copy()
+
+    def plan(self, config: PatchesConfig, train_IJ: NDArray[np.bool_] | None = None) -> PatchPlan:
+        train_IJ = np.ones(self.counts_IJK.shape[:2], bool) if train_IJ is None else train_IJ
+        labels = {scene: np.where(train_IJ, 0, splits.NONE).astype(np.uint8) for scene in self.scenes}
+        return patches.plan(self, Config(patches=config), "train", labels=splits.Split(labels=labels))  # type: ignore
 
 
-def test_a_published_list_may_divide_groups_and_leave_scenes_out(store: Store) -> None:
-    names = sorted(store.scenes)  # g0_s0, g0_s1, g1_s0, …
-    config = SplitConfig(by="scene", train=(names[0],), val=(names[1],), test=(names[2],))
-    split = splits.divide(store, config)
-    assert [[scene for scene, _ in split.scenes(name)] for name in splits.SPLITS] == [[n] for n in names[:3]]
-    assert all((split.labels[name] == splits.NONE).all() for name in names[3:])
-    certified = certificate.certify(store, split)
-    assert certified.pairs["train-val"].distance == 0  # scenes of one group adjoin, and the certificate says so
-    assert (certified.pairs["train-test"].distance or 0) > 100
-    rest = splits.divide(store, SplitConfig(by="scene", val=(names[1],), test=(names[2],)))
-    assert [scene for scene, _ in rest.scenes("train")] == [names[0], *names[3:]]
-    with pytest.raises(DataError, match=r"split.train: no scene 'g0_s7' in the store; did you mean 'g0_s"):
-        splits.divide(store, SplitConfig(by="scene", train=("g0_s7",), val=("g1_s0",), test=("g2_s0",)))
-    store.scenes[names[1]] = replace(store.scenes[names[1]], has_mask=False)
-    with pytest.raises(DataError, match=f"split.val: the scene '{names[1]}' has no mask"):
-        splits.divide(store, config)
+def random_counts(cells: int, classes: int, seed: int = 0) -> NDArray[np.int64]:
+    """Counts of scenes of whole cells in which a tenth of the pixels have no label."""
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(classes, 0.3), (cells, cells))
+    return np.floor(shares * CELL**2 * 0.9).astype(np.int64)
 
 
-def test_statistics_come_from_train_cells_alone(store: Store) -> None:
-    split = splits.divide(store, SplitConfig(val=("g0",), test=("g1",)))
-    mean_B, std_B = splits.band_statistics(store, split)
-    pixels = np.concatenate([store.region(s, "image", (0, store.scenes[s].shape[0]), (0, store.scenes[s].shape[1]))
-                             .reshape(store.bands, -1) for s, _ in split.scenes("train")], axis=1).astype(np.float64)
-    np.testing.assert_allclose(mean_B, pixels.mean(axis=1))
-    np.testing.assert_allclose(std_B, pixels.std(axis=1))
+def test_scales_need_not_be_whole() -> None:
+    plan = Counts(1, (2000, 2000), random_counts(32, 2)).plan(PatchesConfig(size=512, scales=(1000 / 512,)))
+    assert plan.side_SC.tolist() == [[1000]]
+    assert plan.row_P.tolist() == [0, 0, 1000, 1000]
+    assert (plan.level_SC.item(), plan.exact) == (0, 0)
 
 
-def test_the_certificate_is_clean_by_group_and_finds_a_leak(store: Store) -> None:
-    split = splits.divide(store, SplitConfig())
-    clean = certificate.certify(store, split)
-    assert clean.clean
-    assert clean.pairs["train-test"].unit == "crs"
-    assert (clean.pairs["train-test"].distance or 0) > 100  # groups lie kilometres apart
-    scene, cells = next(split.scenes("train"))
-    half = split.labels[scene].copy()
-    half[:, : cells.shape[1] // 2] = splits.SPLITS.index("test")
-    leak = certificate.certify(store, splits.Split(labels={**split.labels, scene: half}))
-    assert leak.pairs["train-test"].distance == 0
+def test_a_plan_tells_exact_counts_from_estimates() -> None:
+    store = Counts(1, (320, 320), random_counts(5, 3))
+    aligned = store.plan(PatchesConfig(size=64))
+    assert aligned.exact == 1
+    np.testing.assert_allclose(aligned.there_SK[0], store.counts_IJK.sum(axis=(0, 1)))
+    mixed = store.plan(PatchesConfig(size=64, scales=(1.0, 1.5), combine="mixture"))
+    assert mixed.exact == pytest.approx(25 / (25 + 16))  # 96 px every 96: 0, 96, 192, 224
+    coarse = store.plan(PatchesConfig(size=64, scales=(1.0, 2.0), combine="mixture"))
+    assert coarse.exact == pytest.approx(25 / (25 + 9))  # at scale 2 a label is that of most of four pixels
+    padded = store.plan(PatchesConfig(size=512))
+    assert (len(padded), padded.exact) == (1, 1)
 
 
-def plan_of(count: int, weights: NDArray[np.float64] | None = None) -> PatchPlan:
-    zeros = np.zeros(count, np.int32)
-    return PatchPlan(size=8, scales=(1.0,), scenes=("s",), scene_P=zeros, row_P=zeros, col_P=zeros, scale_P=zeros,
-                     weight_P=np.ones(count) if weights is None else weights)
+@pytest.mark.parametrize("balance", ["class", "sqrt", "c1", "c2+c0"])
+def test_drawn_classes_are_those_of_the_weights(balance: str) -> None:
+    config = PatchesConfig(size=64, scales=(1.0, 2.0), combine="mixture", balance=balance)
+    plan = Counts(3, (320, 320), random_counts(5, 3)).plan(config)
+    assert plan.weight_P.dtype == np.float32
+    assert plan.weight_P.mean() == pytest.approx(1)
+    drawn_K, even_K = plan.drawn_SK.sum(axis=0), plan.there_SK.sum(axis=0)
+    counts_IJK = random_counts(5, 3)
+    by_hand = np.zeros((2, 3))  # windows of one and of two by two cells, at 0, 128, 192 px
+    for scale, row, col, weight in zip(plan.scale_P, plan.row_P, plan.col_P, plan.weight_P, strict=True):
+        i, j, n = row // CELL, col // CELL, 1 + scale
+        by_hand[scale] += weight * counts_IJK[i:i + n, j:j + n].sum(axis=(0, 1)) / n**2
+    np.testing.assert_allclose(plan.drawn_SK, by_hand, rtol=1e-5)
+    if balance == "class":  # a drawn patch holds other classes too: nearer to each other, not alike
+        assert np.ptp(drawn_K / drawn_K.sum()) < np.ptp(even_K / even_K.sum())
+    if balance == "c1":
+        assert drawn_K[1] / drawn_K.sum() > even_K[1] / even_K.sum()
 
 
-@settings(deadline=None, max_examples=50)
-@given(count=st.integers(1, 50), batch=st.integers(1, 24), seed=st.integers(0, 9))
-def test_every_patch_is_drawn_once_an_epoch(count: int, batch: int, seed: int) -> None:
-    plan = plan_of(count)
-    stream = np.concatenate([order.batch(plan, seed, 0, k, batch) for k in range(-(-3 * count // batch))])
-    for epoch in range(3):
-        assert sorted(stream[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
-        begun = order.batch(plan, seed, epoch, 0, min(batch, count))
-        assert begun.tolist() == stream[epoch * count :][: len(begun)].tolist()
+def test_a_plan_that_is_empty_says_why() -> None:
+    store = Counts(2, (320, 320), random_counts(5, 2))
+    stripes = np.tile([True, False, True, False, False], (5, 1))
+    with pytest.raises(DataError, match=r"no window of 128 or 256 scene pixels fits into the train cells of 2 scenes"):
+        store.plan(PatchesConfig(size=128, scales=(1.0, 2.0), combine="mixture"), stripes)
+    with pytest.raises(DataError, match=r"50 windows lie in train cells; 50 have labels; 0 pass patches.max_ignored "
+                                        r"0.05 \(the least that any has: 0.1\); raise patches.max_ignored$"):
+        store.plan(PatchesConfig(size=64, max_ignored=0.05))
+    with pytest.raises(DataError, match="no cell is in the train split"):
+        store.plan(PatchesConfig(size=64), np.zeros((5, 5), bool))
 
 
-@given(share=st.integers(1, 8), workers=st.sampled_from([1, 2, 4, 8]))
-def test_ranks_divide_the_batch_among_them(share: int, workers: int) -> None:
-    ids = order.batch(plan_of(100), 0, 0, 3, share * workers)
-    parts = [order.share(ids, rank, workers) for rank in range(workers)]
-    assert np.concatenate(parts).tolist() == ids.tolist()
-    assert {len(part) for part in parts} == {share}
+def test_a_plan_notes_what_it_cannot_reach() -> None:
+    store = Counts(2, (640, 640), random_counts(10, 2))  # levels 0 to 3
+    fine = store.plan(PatchesConfig(size=32, scales=(8.0, 16.0), combine="mixture"))
+    assert fine.level_SC.tolist() == [[3, 3], [3, 3]]
+    assert fine.notes == ("Scale 16 is coarser than the levels of 2 of 2 train scenes; their coarsest is read and "
+                          "resampled.",)
+    narrow = np.ones((10, 10), bool)
+    narrow[:, 8] = False  # leaves a stripe of one cell
+    lost = 2 * int(store.counts_IJK[:, 9].sum())
+    assert store.plan(PatchesConfig(size=128), narrow).notes[0].startswith(f"{lost:,} of ")
+    assert "pixels between patches are in none" in store.plan(PatchesConfig(size=64, stride=96)).notes[0]
+    relevant = store.plan(PatchesConfig(size=64, min_not_lowest=0.3))
+    assert relevant.notes == (f"Of 200 train windows 200 have labels; {len(relevant)} pass patches.min_not_lowest "
+                              "0.3.",)
 
 
-def test_epochs_and_seeds_differ_and_weights_count() -> None:
-    plan = plan_of(200)
-    first, second = order.batch(plan, 0, 0, 0, 200), order.batch(plan, 0, 1, 0, 200)
-    assert (first != second).any()
-    assert (first != order.batch(plan, 1, 0, 0, 200)).any()
-    weighted = order.batch(plan_of(4, np.array([0.0, 1, 1, 2])), 0, 0, 0, 4000)
-    np.testing.assert_allclose(np.bincount(weighted, minlength=4) / 4000, [0, 0.25, 0.25, 0.5], atol=0.03)
+@settings(deadline=None, max_examples=25)
+@given(scale=st.sampled_from([0.5, 1.0, 1.7, 2.0, 4.0]), size=st.sampled_from([32, 48]), seed=st.integers(0, 99))
+def test_foreign_labels_are_ignored_and_own_ones_are_not(store_uri: str, scale: float, size: int, seed: int) -> None:
+    store, rng = patchstore.open(store_uri), np.random.default_rng(seed)
+    labels = {name: np.where(rng.random(store.counts(name).shape[:2]) < 0.4, 0, splits.NONE).astype(np.uint8)
+              for name in list(store.scenes)[:2]}
+    config = Config(patches=PatchesConfig(size=size, scales=(scale,), foreign="ignore"))
+    plan = patches.plan(store, config, "train", labels=splits.Split(labels=labels))
+    ids = rng.permutation(len(plan))[:40]
+    windows = plan.windows(ids)
+    _, read = store.read(windows, size)
+    masked = read.copy()
+    patches.mask_foreign(plan, ids, masked, store.ignore)
+    step = 1 << int(plan.level_SC[0, 0])
+    for window, before, after in zip(windows, read, masked, strict=True):
+        side = -(-window.side // step)  # pixels of the level, from the corner on its grid
+        centre = (np.arange(size) * 2 + 1) * side // (2 * size) * step
+        rows, cols = (at // step * step + centre for at in (window.row, window.col))
+        own = np.zeros((size, size), bool)
+        for (i, row), (j, col) in product(enumerate(rows), enumerate(cols)):
+            if row < 320 and col < 320:
+                own[i, j] = labels[window.scene][row // CELL, col // CELL] == 0
+        np.testing.assert_array_equal(after, np.where(own, before, store.ignore))
+    for name, cells in labels.items():  # every own labelled pixel is in a window
+        seen = np.zeros((320, 320), bool)
+        for window in plan.windows(np.arange(len(plan))):
+            if window.scene == name:
+                seen[window.row:window.row + window.side, window.col:window.col + window.side] = True
+        own = (cells == 0).repeat(CELL, 0).repeat(CELL, 1)
+        assert (seen | (store.region(name, "mask", (0, 320), (0, 320)) == store.ignore))[own].all()
 
 
-def test_loaders_agree_whatever_the_readers_and_the_ranks(store: Store) -> None:
-    from swath.augment import Augment
-    from swath.config import AugmentConfig
-    from swath.loader import Loader
-
+def test_a_plan_of_whole_windows_has_nothing_to_mask(store: Store) -> None:
     plan = patches.plan(store, Config(patches=PatchesConfig(size=64)), "train")
-
-    def load(readers: int, workers: int) -> list[NDArray[np.uint8]]:
-        each = [Loader(store=store, plan=plan, batch=8, seed=3, rank=rank, world_size=workers, readers=readers,
-                       augment=Augment(AugmentConfig(rotate=20, blur=0.5), store.dtype)).batches(2, 5)
-                for rank in range(workers)]
-        return [np.concatenate([b.images_NSBHW.numpy() for b in together]) for together in zip(*each, strict=True)]
-
-    reference = load(0, 1)
-    assert reference[0].shape == (8, 1, 3, 64, 64)
-    for readers, workers in ((2, 1), (0, 4), (3, 2)):
-        for one, other in zip(reference, load(readers, workers), strict=True):
-            np.testing.assert_array_equal(one, other)
+    labels = store.read(plan.windows([0, 1]), 64)[1]
+    before = labels.copy()
+    patches.mask_foreign(plan, [0, 1], labels, store.ignore)
+    np.testing.assert_array_equal(labels, before)
 
 
-def test_a_loader_left_early_leaves_no_thread(store: Store, tmp_path: Path) -> None:
-    import threading
-
-    from swath.loader import Loader
-
-    plan = patches.plan(store, Config(patches=PatchesConfig(size=64)), "train")
-    batches = Loader(store=store, plan=plan, batch=4, seed=0, rank=0, world_size=1, readers=3,
-                     augment=None).batches(0, 100)
-    next(batches)
-    batches.close()  # type: ignore[attr-defined]
-    assert not [t for t in threading.enumerate() if t.name.startswith("swath-reader")]
+@pytest.mark.parametrize("balance", ["none", pytest.param("class", marks=pytest.mark.slow)])
+def test_a_thousand_scenes_take_few_bytes_a_patch(balance: str) -> None:
+    for scenes in (500, 1000):
+        store, began = Counts(scenes, (5000, 5000), random_counts(79, 5)), time.perf_counter()
+        plan = store.plan(PatchesConfig(size=256, balance=balance))
+        seconds = time.perf_counter() - began
+        arrays = [plan.scene_P, plan.row_P, plan.col_P, plan.scale_P, plan.weight_P]
+        size = sum(array.nbytes for array in arrays if array.strides[0]) / len(plan)
+        print(f"{scenes} scenes, balance {balance}: {len(plan):,} patches of {size:g} bytes in {seconds:.2f} s, "
+              f"{1e6 * seconds / len(plan):.2f} µs a patch")
+        assert len(plan) == scenes * 20**2
+        assert size <= 24

@@ -132,3 +132,34 @@ def test_drawing_needs_neither_pyplot_nor_torch() -> None:
     found = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True,
                            text=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def patches_of(light: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two patches of 64 px, left half ground and right half road, with a corner that is ignored."""
+    labels_NHW = np.zeros((2, 64, 64), np.uint8)
+    labels_NHW[:, :, 32:] = 1
+    labels_NHW[:, :8, :8] = 255
+    images_NBHW = np.where(labels_NHW == 1, 100, 50)[:, None].repeat(4, axis=1).astype(np.uint8) + np.uint8(light)
+    return images_NBHW, labels_NHW
+
+
+def test_a_contact_sheet_shows_each_row_and_a_change_of_light(tmp_path: Path) -> None:
+    path, plain, bright = tmp_path / "contact.png", patches_of(0), patches_of(25)
+    pictures.contact(path, [("none", *plain), ("brighter", *bright)], titles=["a", "b" * 200], colours=COLOURS,
+                     names=NAMES, ignore=255)
+    image = drawn(path)
+    road, ignored = pixels_of(image, COLOURS[1]), pixels_of(image, IGNORED)
+    assert road > ignored > 0
+    assert pixels_of(image, WRONG) == 0  # no predictions, so no errors in the legend
+    assert pixels_of(image, (128, 128, 128)) + pixels_of(image, (127, 127, 127)) > road / 5, "the brighter ground"
+    assert pixels_of(image, (0, 0, 0)) > road / 5, "the darkest ground of the first row"
+
+
+@pytest.mark.parametrize("fault", ["titles", "shapes", "rows", "names"])
+def test_a_contact_sheet_of_parts_that_do_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
+    images_NBHW, labels_NHW = patches_of(0)
+    rows = [("none", images_NBHW, labels_NHW), ("cut", images_NBHW[:1], labels_NHW[:1])]
+    with pytest.raises(ValueError, match=r"^contact: "):
+        pictures.contact(tmp_path / "x.png", [] if fault == "rows" else rows if fault == "shapes" else rows[:1],
+                         titles=["a"] if fault == "titles" else ["a", "b"], colours=COLOURS,
+                         names=NAMES[:1] if fault == "names" else NAMES, ignore=255)

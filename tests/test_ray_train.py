@@ -1,5 +1,6 @@
 """Training by Ray Train on several workers: it goes on after one is killed, and is the same run."""
 
+import json
 import os
 import signal
 import threading
@@ -7,11 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import pytest
 
+import patchstore
 from swath import apply, experiment, tracking
 from swath.config import (
     AugmentConfig,
@@ -33,7 +36,7 @@ def two_workers(store_uri: str) -> Config:
     return Config(
         data=DataConfig(store=store_uri),
         patches=PatchesConfig(size=64),
-        augment=AugmentConfig(rotate=10),
+        augment=AugmentConfig(pipeline="aerial"),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
         loss=LossConfig(cross_entropy=1, dice=1),
         train=TrainConfig(megapixels=0.7, batch=8, report_every=0.1, keep=2),
@@ -126,6 +129,53 @@ def test_one_worker_gives_the_same_losses_as_two(undisturbed: experiment.Outcome
     alone = experiment.train(replace(config, cluster=replace(config.cluster, workers=1)), tmp_path)
     np.testing.assert_allclose(losses(alone)[:2], losses(undisturbed)[:2], rtol=1e-3)
     np.testing.assert_allclose(losses(alone), losses(undisturbed), rtol=0.05)
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluster: None, store_uri: str, tmp_path: Path
+                                                                          ) -> None:
+    config = two_workers(store_uri)
+    # Adam makes steps of one size of differences between gradients that are those of rounding alone
+    config = replace(config, train=replace(config.train, optimiser="sgd", lr=0.02, megapixels=1.0),
+                     cluster=replace(config.cluster, restarts=0))
+
+    def noting(name: str) -> Config:
+        return replace(config, track=replace(config.track, samples=str(tmp_path / name)))
+
+    experiment.train(noting("undisturbed"), tmp_path / "one")
+    Killer(tmp_path / "two", after=2).start()
+    with pytest.raises(TrainingError, match="a worker failed too often"):
+        experiment.train(noting("killed"), tmp_path / "two")
+    folder = next((tmp_path / "two" / "checkpoints").iterdir())
+    alone = replace(noting("resumed"), cluster=replace(config.cluster, workers=1))
+    run = experiment.fit_here(alone, patchstore.open(store_uri), folder, tracking.MemoryTracker(), lambda _: None)
+
+    undisturbed, killed, resumed = (_noted(tmp_path / name) for name in ("undisturbed", "killed", "resumed"))
+    first = min(resumed)
+    epoch = -(-len(set().union(*(step.ids for step in undisturbed.values()))) // config.train.batch)
+    assert first % epoch  # mid-epoch
+    assert 0 < first <= max(killed)
+    assert max(resumed) == max(undisturbed) >= 2 * epoch
+    steps = {step: (resumed if step >= first else killed)[step] for step in range(max(undisturbed) + 1)}
+    assert [step.ids for step in steps.values()] == [undisturbed[index].ids for index in steps]
+    np.testing.assert_allclose([step.loss for step in steps.values()], [undisturbed[index].loss for index in steps],
+                               rtol=1e-4)
+    assert run.megapixels == pytest.approx(1.0, abs=0.05)
+
+
+class _Step(NamedTuple):
+    """What all ranks noted of a step."""
+
+    ids: list[int]
+    loss: float
+
+
+def _noted(folder: Path) -> dict[int, _Step]:
+    """The steps that every rank has completed, ranks in their order."""
+    ranks = [{line["step"]: line for line in map(json.loads, path.read_text().splitlines())}
+             for path in sorted(folder.glob("rank-*.jsonl"))]
+    return {step: _Step([i for rank in ranks for i in rank[step]["ids"]], sum(rank[step]["loss"] for rank in ranks))
+            for step in sorted(set.intersection(*map(set, ranks)))}
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def tiny(store_uri: str, *space: str, **settings: object) -> Config:
         patches=PatchesConfig(size=64),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
         train=TrainConfig(megapixels=0.3, batch=8, report_every=0.1),
-        cluster=ClusterConfig(device="cpu", readers=1),
+        cluster=ClusterConfig(device="cpu", readers=0),
         search=SearchConfig(space=space, **settings),  # type: ignore[arg-type]
     )
 
@@ -188,6 +188,7 @@ class Killer:
                     self.killed.append(process.pid)
 
 
+@pytest.mark.slow
 def test_a_trial_goes_on_after_its_process_is_killed(cluster: None, store_uri: str, tmp_path: Path) -> None:
     killer = Killer(tmp_path)
     config = tiny(store_uri, "loss.dice=0.5|1", trials=1)

@@ -54,6 +54,15 @@ def test_a_field_stands_once_and_something_is_searched() -> None:
         space.read([])
 
 
+def test_a_stride_as_the_size_stays_so_and_can_be_searched() -> None:
+    base = replace(BASE, patches=PatchesConfig(size=128))
+    assert space.place(base, {"patches.size": "256"}).patches.stride is None
+    assert space.read(["patches.stride=16..128:log"]).dimensions == (
+        Interval(field="patches.stride", low=16, high=128, log=True, whole=True),)
+    with pytest.raises(ConfigError, match=r"patches.stride must be 1 or more, or None .*, got 0"):
+        space.place(base, {"patches.stride": "0"})
+
+
 @pytest.mark.parametrize(("size", "batch", "micro_batch", "stride"), [
     (64, 64, 32, 32), (8, 4096, 2048, 4), (128, 16, 8, 64), (256, 4, 2, 128), (1024, 1, 1, 512), (96, 28, 14, 48)])
 def test_the_batch_is_constant_in_pixels(size: int, batch: int, micro_batch: int, stride: int) -> None:

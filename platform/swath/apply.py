@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 import patchstore
 from patchstore import Store
+from patchstore.conventions import pixel_m2
 from patchstore.raster import RasterFile
-from swath import checkpoint, maps, predict, score, tracking
+from swath import checkpoint, maps, patches, predict, score, tracking
 from swath import split as splits
 from swath.checkpoint import Checkpoint
 from swath.context import DeviceName, choose_device, use_threads
@@ -54,6 +55,9 @@ def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_
         if has != needs:
             raise DataError(f"{store.uri}: its {what} are {has}, the model's {needs}; score it on a store like its own")
     labels = splits.divide(store, config.split)
+    if not any(labels.scenes(split)):
+        raise DataError(f"{store.uri}: the model's configuration has no {split} split (split.{split}_fraction is 0); "
+                        "score it on another")
     if split != "train":
         _refuse_trained_ground(store, labels, split, trained.state["trained"])
     forward, place = _ready(trained, device)
@@ -76,12 +80,14 @@ def _ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.devi
 
 def _refuse_trained_ground(store: Store, labels: Split, split: SplitName, trained: Mapping[str, torch.Tensor]) -> None:
     """Raise DataError where a split has cells that the model was trained on: the store has changed since, and with it
-    what is drawn for each split. `trained`: by a scene's fingerprint, its train cells."""
+    what is drawn for each split, or it has a scene under two names. `trained`: by a scene's fingerprint (of its
+    content), its train cells."""
     for name, cells in labels.scenes(split):
         before = trained.get(store.scenes[name].fingerprint)
         if before is not None and bool((before.numpy() & cells).any()):
-            raise DataError(f"{store.uri}: scene {name} is in the {split} split now, but the model was trained on it; "
-                            "the store has changed since. Name the groups in split.val and split.test and train again")
+            raise DataError(f"{store.uri}: scene {name} is in the {split} split now, but the model was trained on it, "
+                            "or on a scene of the same content. Name the groups in split.val and split.test, copies in "
+                            "one, and train again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +109,8 @@ def predict_file(run: str, source: Path, output: Path, *, workdir: Path, uri: st
 
     The whole scene goes through the same windows and weights as the score does.
     Raises what `find` does, a SourceError for a file that cannot be read or whose bands or dtype are not the model's,
-    and DataError where the output cannot be written, is no .tif, or would take the place of the source.
+    and DataError where the output cannot be written, is no .tif, or would take the place of the source, and where the
+    model sees metres (`patches.pixel_m`) and the file's CRS gives none, or pixels too fine or coarse for it.
     """
     picture = output.with_suffix(".png")
     if output.suffix.lower() not in (".tif", ".tiff"):
@@ -114,9 +121,10 @@ def predict_file(run: str, source: Path, output: Path, *, workdir: Path, uri: st
     trained, _ = find(run, workdir, uri)
     config, card = trained.config, trained.card
     reader = RasterFile(source, bands=card.bands, dtype=np.dtype(card.dtype))
+    scales = patches.factors(config.patches, pixel_m2(reader.crs, reader.transform), str(source))
     forward, place = _ready(trained, device)
     blended = predict.blend_scales(
-        reader, forward, classes=len(card.classes), size=config.patches.size, scales=config.patches.scales,
+        reader, forward, classes=len(card.classes), size=config.patches.size, scales=scales,
         overlap=config.score.overlap, batch=predict.batch_size(config.patches.size), device=place)
     pixels_K = np.zeros(256, np.int64)
 

@@ -179,7 +179,8 @@ def lasting_config(config: Config) -> Config:
     if weights not in ("none", "imagenet"):
         config = replace(config, model=replace(config.model, weights=lasting(weights, "model.weights")))
     return replace(config, data=replace(config.data, store=lasting(config.data.store, "data.store")),
-                   track=replace(config.track, uri=lasting_uri(config.track.uri)))
+                   track=replace(config.track, uri=lasting_uri(config.track.uri),
+                                 samples=lasting(config.track.samples, "track.samples")))
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -67,7 +67,8 @@ class DataConfig(Section):
     """The same for the names of masks and areas, for example _mask."""
     group: str = ""
     """Regular expression whose first group, searched in a scene's name, is its group; empty: each scene is a group of
-    its own."""
+    its own. Scenes of one group without a CRS and a place in the group (its origin, which adapters of cut tiles give)
+    are taken to show the same ground."""
     area: str = ""
     """Pattern of vector files of the area of interest, outside which labels are ignored: one for all scenes, or one for
     each; empty: everywhere."""
@@ -127,20 +128,33 @@ class DataConfig(Section):
 class SplitConfig(Section):
     """Which ground is for training, validation and test."""
 
-    by: Literal["group", "scene"] = "group"
-    """Unit that is never divided: scenes of one group show adjoining or the same ground. `scene` is for published lists
-    that divide groups; the overlap certificate says what the splits then share."""
+    by: Literal["group", "scene", "block", "tile"] = "group"
+    """What is never divided. `group`: scenes that show adjoining or the same ground. `scene`: for published lists that
+    divide groups. `block`: squares of ground of `block` pixels, the same for all scenes that show them; with the
+    patches' window as block and no margin it is the random draw of patches that is common, and leaks. `tile`: the
+    squares SCENE_K of a scene, for published lists of tiles. The overlap certificate says what the splits share."""
     train: tuple[str, ...] = ()
-    """Groups (scenes, by scene) for training; what is then named nowhere is in no split. Empty: all that is not for
+    """Groups (scenes, tiles) for training; what is then named nowhere is in no split. Empty: all that is not for
     validation or test. Here as in val and test, @FILE on a command line stands for the names in a file, one a line."""
     val: tuple[str, ...] = ()
-    """Groups (scenes) for validation; empty: drawn by val_fraction."""
+    """Groups (scenes, tiles) for validation; empty: drawn by val_fraction."""
     test: tuple[str, ...] = ()
-    """Groups (scenes) for test; empty: drawn by test_fraction."""
+    """Groups (scenes, tiles) for test; empty: drawn by test_fraction."""
     val_fraction: float = 0.15
-    """Share of the labelled pixels for validation, where val is empty; groups are drawn until it is reached."""
+    """Share of the labelled pixels for validation, where val is empty and there are no folds."""
     test_fraction: float = 0.15
-    """Share of the labelled pixels for test, where test is empty."""
+    """Share of the labelled pixels for test, where test is empty; 0: no test split."""
+    balance: bool = True
+    """Choose what is drawn so that each split's class fractions come near the whole's; else until its share is
+    reached."""
+    block: int = 1024
+    """Side of a block or tile in pixels (blocks: of the coarsest scene that shows the ground); a multiple of 64."""
+    margin: int = 0
+    """Ground between blocks of different splits that is in none of them, in pixels."""
+    folds: int = 0
+    """Grouped cross-validation: what is not for test is cut into so many equal parts, one of them val; 0: none."""
+    fold: int = 0
+    """Which of the folds is val, from 0."""
     seed: int = 0
     """Seed of the draw."""
 
@@ -149,12 +163,28 @@ class SplitConfig(Section):
         times = Counter([*self.train, *self.val, *self.test])
         twice = sorted(name for name, count in times.items() if count > 1)
         _check(not twice, "split.train, split.val and split.test", "of names that stand once", twice)
-        _check(not self.train or bool(self.val and self.test), "split.val and split.test", "given where split.train is",
-               (self.val, self.test))
-        for name, value in (("split.val_fraction", self.val_fraction), ("split.test_fraction", self.test_fraction)):
-            _check(0 < value < 1, name, "between 0 and 1", value)
+        _check(0 < self.val_fraction < 1, "split.val_fraction", "between 0 and 1", self.val_fraction)
+        _check(0 <= self.test_fraction < 1, "split.test_fraction", "from 0 to below 1", self.test_fraction)
         _check(self.val_fraction + self.test_fraction < 1, "split.val_fraction + split.test_fraction", "below 1",
                self.val_fraction + self.test_fraction)
+        _check(self.block >= 64 and self.block % 64 == 0, "split.block", "a multiple of 64", self.block)
+        _check(self.margin >= 0, "split.margin", "0 or more", self.margin)
+        _check(self.margin == 0 or self.by == "block", "split.by", "block where split.margin is given", self.by)
+        _check(self.folds == 0 or self.folds >= 2, "split.folds", "0, or 2 or more", self.folds)
+        _check(0 <= self.fold < max(1, self.folds), "split.fold", f"from 0 to below split.folds ({self.folds})",
+               self.fold)
+        self._check_names()
+
+    def _check_names(self) -> None:
+        named = [f"split.{name}" for name in ("train", "val", "test") if getattr(self, name)]
+        complete = bool(self.val and (self.test or self.test_fraction == 0))
+        _check(not self.train or complete, "split.val and split.test", "given where split.train is",
+               (self.val, self.test))
+        _check(self.by != "tile" or bool(self.train), "split.train", "given where split.by is tile", self.train)
+        _check(self.by != "block" or not named, "split.by",
+               f"group, scene or tile where {' and '.join(named)} is given", self.by)
+        _check(not self.folds or not (self.train or self.val), "split.folds",
+               "0 where split.train or split.val is given", self.folds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,58 +194,71 @@ class PatchesConfig(Section):
     size: int = 256
     """Side of a patch in patch pixels."""
     scales: tuple[float, ...] = (1.0,)
-    """Scene pixels that one patch pixel spans; several with combine `mixture`."""
+    """Scene pixels that one patch pixel spans, or with pixel_m so many times its metres; below 1 pixels are enlarged.
+    Several with combine `mixture`."""
     combine: Combine = "single"
     """How scales are combined: `single` uses one; `mixture` trains on patches of all, each sample of one scale, and
     predicts at each and averages."""
-    stride: int = 0
-    """Distance between neighbouring patches in patch pixels; 0: as the size. The last ones are flush with the edge."""
+    pixel_m: float = 0.0
+    """Metres that a patch pixel spans at scale 1, whatever a scene's own pixels span; 0: as the scene's own."""
+    stride: int | None = None
+    """Distance between neighbouring patches in patch pixels; None: as the size. The last ones are flush with the edge
+    of the split's ground."""
+    foreign: Literal["exclude", "ignore"] = "exclude"
+    """Patches whose window reaches over ground of no or another split: left out, or kept with the labels there
+    ignored (their pixels are seen all the same: the overlap certificate counts them)."""
     min_foreground: float = 0.0
-    """Relevance: least share of a training patch's labelled pixels that is not of a background class."""
+    """Relevance: least share of a training patch's labelled pixels that is not of a background class; above 0 it needs
+    `background`."""
     background: tuple[str, ...] = ()
     """Classes that do not count as foreground for min_foreground."""
+    min_not_lowest: float = 0.0
+    """Relevance: least share of a training patch's labelled pixels that is not of the lowest class index present in it.
+    The tutorials' rule, there 0.05: it drops patches of one class, whatever class that is."""
+    max_ignored: float = 1.0
+    """Relevance: largest share of a training patch's pixels that carry no label, padding included."""
+    balance: str = "none"
+    """How often training patches are drawn: `none`, each as often; `class`, a class is drawn (each of those in the
+    patches as often), then a patch in proportion to its pixels of it; `sqrt`, the same with classes as often as the
+    square root of their pixels; class names joined by +: half of the draws so for these, the rest as `none`."""
 
     def __post_init__(self) -> None:
         _check(8 <= self.size <= 8192, "patches.size", "from 8 to 8192", self.size)
-        _check(len(self.scales) > 0 and all(1 <= s <= 64 for s in self.scales), "patches.scales",
-               "from 1 to 64 each", self.scales)
+        _check(len(self.scales) > 0 and all(1 / 8 <= s <= 64 for s in self.scales), "patches.scales",
+               "from 1/8 to 64 each", self.scales)
         _check(len(set(self.scales)) == len(self.scales), "patches.scales", "different from each other", self.scales)
         _check(self.combine != "single" or len(self.scales) == 1, "patches.scales", "one for patches.combine single",
                self.scales)
-        _check(self.stride >= 0, "patches.stride", "0 or more", self.stride)
-        _check(0 <= self.min_foreground <= 1, "patches.min_foreground", "from 0 to 1", self.min_foreground)
+        _check(0 <= self.pixel_m < math.inf, "patches.pixel_m", "0 or more", self.pixel_m)
+        _check(self.stride is None or self.stride >= 1, "patches.stride", "1 or more, or None for that of the size",
+               self.stride)
+        for name in ("min_foreground", "min_not_lowest", "max_ignored"):
+            _check(0 <= getattr(self, name) <= 1, f"patches.{name}", "from 0 to 1", getattr(self, name))
+        _check(not self.min_foreground or bool(self.background), "patches.background",
+               "given where patches.min_foreground is", self.background)
+        _check(bool(self.balance), "patches.balance", "none, class, sqrt, or class names joined by +", self.balance)
 
     @property
     def step(self) -> int:
         """Distance between neighbouring patches in patch pixels."""
-        return self.stride or self.size
+        return self.size if self.stride is None else self.stride
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section):
-    """How training patches are varied; each probability 0 switches its part off."""
+    """How training patches are varied."""
 
-    flip: float = 0.5
-    """Probability of a horizontal, and of a vertical, flip."""
-    turn: float = 0.75
-    """Probability of a turn by a random multiple of 90 degrees."""
-    rotate: float = 0.0
-    """Largest rotation in degrees, filled by reflection; 0: none."""
-    shift: float = 0.0
-    """Largest shift as a share of the size, filled by reflection; 0: none."""
-    zoom: float = 0.0
-    """Largest change of scale (0.2: from 0.8 to 1.2); 0: none."""
-    brightness: float = 0.15
-    """Largest relative change of brightness; 0: none."""
-    contrast: float = 0.15
-    """Largest relative change of contrast; 0: none."""
-    blur: float = 0.0
-    """Probability of a slight Gaussian blur."""
+    pipeline: Literal["none", "flips", "aerial", "landcover_ai", "drone"] = "aerial"
+    """One of the named pipelines (swath.augment says what each does): patches as they are; the eight symmetries of the
+    square, for any number and type of bands; a strong default for imagery from above; the one of LandCover.ai's users;
+    the longest, for photographs from drones."""
+    rgb: tuple[int, int, int] = (1, 2, 3)
+    """The bands, counted from 1, that are red, green and blue: colour, blur and noise change these and no others. A
+    grey band stands three times (1,1,1); hue and saturation are then left out."""
 
     def __post_init__(self) -> None:
-        for name, most in (("flip", 1), ("turn", 1), ("blur", 1), ("rotate", 180), ("shift", 1), ("zoom", 0.9),
-                           ("brightness", 1), ("contrast", 1)):
-            _check(0 <= getattr(self, name) <= most, f"augment.{name}", f"from 0 to {most}", getattr(self, name))
+        _check(min(self.rgb) >= 1 and len(set(self.rgb)) in (1, 3), "augment.rgb",
+               "three different bands, counted from 1, or a grey one three times", self.rgb)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,12 +394,16 @@ class ClusterConfig(Section):
     restarts: int = 2
     """How often a run goes on from its checkpoint after a worker was lost or failed."""
     readers: int = 2
-    """Threads that read and augment patches ahead, for each worker; 0: none."""
+    """Processes that read and augment patches ahead, for each worker; 0: none, all of it in the worker itself."""
+    stuck_s: float = 300.0
+    """Seconds without a batch after which a reader is taken to hang, and the run ends with an error (not with readers
+    0: there reading has no limit)."""
 
     def __post_init__(self) -> None:
         _check(self.workers >= 1, "cluster.workers", "1 or more", self.workers)
         for name in ("cpus", "restarts", "readers"):
             _check(getattr(self, name) >= 0, f"cluster.{name}", "0 or more", getattr(self, name))
+        _check(0 < self.stuck_s <= 1e6, "cluster.stuck_s", "above 0, to a million", self.stuck_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +449,9 @@ class TrackConfig(Section):
     """Name of the run; empty: from the recipe's architecture, encoder and patches."""
     uri: str = ""
     """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or an SQLite file in the working directory."""
+    samples: str = ""
+    """Folder in which each worker writes what it was trained on: a line of JSON a step, with its patches' numbers in
+    the plan and its share of the loss; empty: not written."""
 
 
 @dataclass(frozen=True, kw_only=True)

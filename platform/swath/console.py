@@ -28,7 +28,14 @@ class ReportLine:
             f"{metrics['megapixels']:.2f} Mpx  train/loss {metrics['train/loss']:.4f}  "
             f"val/loss {metrics['val/loss']:.4f}  "
             f"val_part/miou {metrics['val_part/miou']:.3f} ± {metrics['val_part/miou_se']:.3f}{whole}  "
-            f"{metrics['speed/patches_per_s']:.1f} patches/s")
+            f"{metrics['speed/patches_per_s']:.1f} patches/s  waiting {metrics['speed/waiting_share']:.0%}")
+
+
+def tell(remarks: Sequence[str]) -> None:
+    """Print what a person should know of a run before it begins, a line each."""
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    for remark in remarks:
+        console.print(f"note: {remark}", markup=False)
 
 
 def iou_table(title: str, iou: dict[str, float | None], rows: dict[str, float]) -> Table:

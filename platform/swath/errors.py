@@ -4,6 +4,7 @@
     ├── ConfigError            a field, a recipe or a configuration file
     ├── DataError              a split, a plan or a scene that cannot serve the configuration
     ├── CheckpointError        a checkpoint that is absent, incomplete or of another model
+    ├── LoaderError            a reader of patches that is gone or hangs
     └── TrainingError          a run that cannot go on (a loss that is not finite, workers lost too often)
 
 The store has its own tree (`patchstore.errors`). Any other exception is a bug and shows its traceback.
@@ -24,6 +25,10 @@ class DataError(SwathError):
 
 class CheckpointError(SwathError):
     """A checkpoint is absent, incomplete, or of another model."""
+
+
+class LoaderError(SwathError):
+    """A process that reads patches is gone or hangs."""
 
 
 class TrainingError(SwathError):

@@ -23,7 +23,7 @@ from swath import certificate, checkpoint, loop, models, patches, pictures, pred
 from swath import split as splits
 from swath.augment import Augment
 from swath.config import Config
-from swath.console import ReportLine
+from swath.console import ReportLine, tell
 from swath.context import Listener, LocalContext, choose_device, use_threads
 from swath.errors import ConfigError, TrainingError
 from swath.split import Split
@@ -164,8 +164,12 @@ def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, liste
 
 
 def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
+    plan, val_plan = (patches.plan(store, config, name, labels=split) for name in ("train", "val"))
+    certified = certificate.certify(store, split, {"train": plan})
+    remarks = list(dict.fromkeys([*split.notes, *certified.findings(), *plan.notes, *val_plan.notes]))
+    tell(remarks)
     return {"swath.protocol": score.protocol(store, split, "val", config).digest(),
-            "swath.certificate": certificate.certify(store, split).to_json(),
+            "swath.certificate": certified.to_json(), "swath.notes": "\n".join(remarks),
             "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
 
 
@@ -186,7 +190,9 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
     models.check(config.model)
     patches.plan(store, config, "train", labels=split)
     patches.plan(store, config, "val", labels=split)
-    Augment(config.augment, store.dtype)
+    for scene, _ in split.scenes("test"):  # no patches are needed there, but it is to be scored
+        patches.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
+    Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype)
     score.check_without(store, config)
 
 

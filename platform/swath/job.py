@@ -4,10 +4,13 @@ The order in which a run starts: the split and the plan from the store's counts;
 the context names a checkpoint, everything that changes from it.
 """
 
+import json
 import math
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from swath.augment import Augment
 from swath.checkpoint import Card
 from swath.config import Config
 from swath.context import Context
-from swath.loader import Loader
+from swath.loader import Batch, Costs, Loader
 from swath.patches import PatchPlan
 from swath.state import State, optimiser
 
@@ -42,13 +45,16 @@ class Job:
         self.loss = losses.Loss(config.loss, self.classes, store.ignore, weights_K)
         self.loader = Loader(store=store, plan=self.plan, batch=config.train.batch, seed=config.train.seed,
                              rank=context.rank, world_size=context.world_size,
-                             augment=Augment(config.augment, store.dtype), readers=config.cluster.readers)
+                             augment=Augment(config.augment, size=config.patches.size, bands=store.bands,
+                                             dtype=store.dtype), readers=config.cluster.readers,
+                             device=context.device, stuck_s=config.cluster.stuck_s)
         self.step_megapixels = config.train.batch * config.patches.size**2 / 1e6
         self.steps = max(1, math.ceil(length(config, self.plan) / self.step_megapixels - 1e-9))
         self.report_megapixels = score.report_megapixels(store, self.split, config)
         self.sample = score.sample(store, self.split, "val", config)
         self.val_present_K = splits.class_pixels(store, self.split, "val") > 0
-        self.tally = Tally(self.classes)
+        self.tally = Tally(self.classes, self.loader.costs)
+        self.samples = Samples(config.track.samples, context.rank)
 
     def start(self) -> State:
         """The state to begin with: fresh from the seed, or the context's checkpoint's."""
@@ -91,9 +97,13 @@ class Job:
                 distributed.broadcast(buffer, 0)
 
     def trained_cells(self) -> dict[str, torch.Tensor]:
-        """The cells that are trained on: by a scene's fingerprint, bool (cell row, cell col)."""
-        return {self.store.scenes[name].fingerprint: torch.from_numpy(cells)
-                for name, cells in self.split.scenes("train")}
+        """The cells that are trained on: by a scene's fingerprint, bool (cell row, cell col). Of a scene that is stored
+        under several names those of all."""
+        trained: dict[str, NDArray[np.bool_]] = {}
+        for name, cells in self.split.scenes("train"):
+            content = self.store.scenes[name].fingerprint
+            trained[content] = trained.get(content, False) | cells
+        return {content: torch.from_numpy(cells) for content, cells in trained.items()}
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all ranks, on the CPU."""
@@ -137,8 +147,9 @@ class Job:
 
     def _validation(self, ids: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for first in range(0, len(ids), self.config.train.micro_batch):
-            windows = self.val_plan.windows(ids[first : first + self.config.train.micro_batch])
-            images_NBHW, labels_NHW = self.store.read(windows, self.config.patches.size)
+            some = ids[first : first + self.config.train.micro_batch]
+            images_NBHW, labels_NHW = self.store.read(self.val_plan.windows(some), self.config.patches.size)
+            patches.mask_foreign(self.val_plan, some, labels_NHW, self.store.ignore)
             yield torch.from_numpy(images_NBHW)[:, None], torch.from_numpy(labels_NHW)
 
 
@@ -147,17 +158,34 @@ def length(config: Config, plan: PatchPlan) -> float:
     return config.train.megapixels or config.train.epochs * plan.megapixels
 
 
-class Tally:
-    """What was trained since the last report."""
+class Samples:
+    """What a rank is trained on: a line of JSON a step in FOLDER/rank-R.jsonl, or nothing where no folder is named."""
 
-    def __init__(self, classes: int) -> None:
-        self._classes = classes
+    def __init__(self, folder: str, rank: int) -> None:
+        self._path = Path(folder, f"rank-{rank}.jsonl") if folder else None
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def note(self, batch: Batch, loss: float) -> None:
+        """Write a completed step's line, with this rank's share of its loss. A run that goes on adds to the file: the
+        last line of a step holds."""
+        if self._path:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": batch.index, "ids": batch.ids.tolist(), "loss": loss}) + "\n")
+
+
+class Tally:
+    """What was trained since the last report, and what loading it has cost."""
+
+    def __init__(self, classes: int, costs: Costs) -> None:
+        self._classes, self._costs = classes, costs
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
         self.steps, self.loss, self._began = 0, 0.0, time.perf_counter()
         self.counts_KK = np.zeros((self._classes, self._classes), np.int64)
+        self._before = replace(self._costs)
 
     def add(self, loss: float, counts_KK: NDArray[np.int64]) -> None:
         """Take one step's results."""
@@ -166,10 +194,15 @@ class Tally:
 
     def numbers(self, job: Job) -> dict[str, float]:
         """The metrics of training, over all ranks."""
-        sums = job.sum_over_ranks(torch.tensor([self.loss, *self.counts_KK.ravel()], dtype=torch.float64)).numpy()
-        counts_KK = sums[1:].reshape(self.counts_KK.shape).astype(np.int64)
+        waited_s = self._costs.waiting_s - self._before.waiting_s
+        read = self._costs.bytes_read - self._before.bytes_read
+        sums = job.sum_over_ranks(torch.tensor([self.loss, waited_s, read, *self.counts_KK.ravel()],
+                                               dtype=torch.float64)).numpy()
+        counts_KK = sums[3:].reshape(self.counts_KK.shape).astype(np.int64)
         pixels = self.steps * job.step_megapixels
         return {"train/loss": float(sums[0]) / self.steps,
                 "train/miou": metrics.mean_iou(counts_KK, counts_KK.sum(axis=1) > 0),
                 "speed/megapixels_per_s": pixels / self.seconds,
-                "speed/patches_per_s": self.steps * job.config.train.batch / self.seconds}
+                "speed/patches_per_s": self.steps * job.config.train.batch / self.seconds,
+                "speed/waiting_share": float(sums[1]) / job.context.world_size / self.seconds,
+                "speed/read_megabytes": float(sums[2]) / 1e6}

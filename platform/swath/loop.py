@@ -52,7 +52,9 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     for batch in job.loader.batches(state.step, job.steps):
         if job.any_rank(context.stop(state.megapixels)):
             break
-        job.tally.add(*train_step(job, state, train, batch))
+        loss, counts_KK = train_step(job, state, train, batch)
+        job.tally.add(loss, counts_KK)
+        job.samples.note(batch, loss)
         if job.is_due(state.step):
             report(job, state, final=state.step == job.steps)
     if job.tally.steps:  # stopped early: what was done since the last report is kept
@@ -77,11 +79,10 @@ def train_step(job: Job, state: State, train: DistributedDataParallel | Net, bat
     loss, counts_KK = 0.0, np.zeros((job.classes, job.classes), np.int64)
     parts = list(batch.parts(config.train.micro_batch))
     for number, (images_NSBHW, labels_NHW) in enumerate(parts):
-        labels_NHW = labels_NHW.to(context.device, non_blocking=True)
         last = number == len(parts) - 1  # gradients cross the network once a step
         with train.no_sync() if isinstance(train, DistributedDataParallel) and not last else nullcontext():
             with job.autocast():
-                logits_NKHW = train(images_NSBHW.to(context.device, non_blocking=True))
+                logits_NKHW = train(images_NSBHW)
             piece = job.loss(logits_NKHW.float(), labels_NHW, totals)
             torch.autograd.backward(piece * context.world_size)  # DDP averages over ranks; the pieces are to be summed
         loss += float(piece.detach())

@@ -1,34 +1,89 @@
 """The plan: which patches exist, and with what weight each is drawn.
 
 Pure: it reads the counts of classes by 64 px cell, and no pixel. Positions are full-resolution scene pixels; a patch
-of `size` pixels at scale s spans a window of round(size * s) of them.
+of `size` pixels at scale s spans a window of round(size x factor) of them, where the factor is s, or what s times
+`patches.pixel_m` metres are in pixels of the scene.
+
+Legend: P patches, K classes, I, J rows and columns of cells; _SC is (scenes, scales), _SK (scales, classes).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import CELL, Store, Window
-from swath.blend import starts
+from patchstore.window import ENLARGED, centres, locate
+from swath import relevance
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
+from swath.places import CellSums, places, rectangles
+from swath.relevance import Sieve
 from swath.split import Split, SplitName, divide
+
+LEAST, MOST = 1 / ENLARGED, 64
+"""Scene pixels along a patch pixel: finer shows nothing but interpolation, coarser is past the levels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Own:
+    """Which pixels of a patch lie in its split's own cells; small, to be sent to who reads the patch."""
+
+    cells_IJ: NDArray[np.bool_]
+    """The cells that the patch touches."""
+    row_H: NDArray[np.uint16]
+    """For each row of the patch its row of cells."""
+    col_W: NDArray[np.uint16]
+    """For each column of the patch its column of cells."""
+
+    def keep(self, labels_HW: NDArray[np.uint8], ignore: int) -> None:
+        """Ignore, in place, the patch's labels elsewhere."""
+        labels_HW[~self.cells_IJ[np.ix_(self.row_H, self.col_W)]] = ignore
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchPlan:
-    """The patches of a split; arrays are over patches (P)."""
+    """The patches of a split: 13 bytes each, 17 where weights differ."""
 
     size: int
+    """Side of a patch in patch pixels."""
     scales: tuple[float, ...]
+    """The scales, as configured."""
     scenes: tuple[str, ...]
+    """The split's scenes."""
     scene_P: NDArray[np.int32]
+    """Index of each patch's scene."""
     row_P: NDArray[np.int32]
+    """First row of each patch's window, in full-resolution scene pixels."""
     col_P: NDArray[np.int32]
-    scale_P: NDArray[np.int32]
-    weight_P: NDArray[np.float64]
+    """First column of the window."""
+    scale_P: NDArray[np.uint8]
+    """Index of each patch's scale."""
+    weight_P: NDArray[np.float32]
+    """Expected draws of each patch in an epoch, 1 in the mean; one value of stride zero where all are alike."""
+    side_SC: NDArray[np.int32]
+    """Side of a window in full-resolution scene pixels, by (scene, scale)."""
+    level_SC: NDArray[np.int8]
+    """Level that is read, by (scene, scale)."""
+    chunk: int
+    """Side of the store's chunks in pixels."""
+    shard: int
+    """Side of the store's shards in pixels."""
+    pixel_bytes: int
+    """Bytes of a decoded pixel: its bands and its label."""
+    there_SK: NDArray[np.float64]
+    """Patch pixels of each class in the patches of each scale, each patch once."""
+    drawn_SK: NDArray[np.float64]
+    """The same as expected in an epoch of draws."""
+    exact: float
+    """Share of the patches whose class pixels are exact: at full resolution, with edges on the grid of cells. Those of
+    others are estimated: from the cells that they cut, and because labels of coarser levels are majorities."""
+    notes: tuple[str, ...]
+    """What whoever uses the plan should know, each a sentence."""
+    cells: Mapping[str, NDArray[np.bool_]] | None
+    """The split's cells by scene where patches reach over foreign ones, whose labels are to be ignored; else none."""
 
     def __len__(self) -> int:
         return len(self.scene_P)
@@ -37,9 +92,26 @@ class PatchPlan:
         """The ground of patches: one window for each id."""
         return [
             Window(self.scenes[self.scene_P[i]], int(self.row_P[i]), int(self.col_P[i]),
-                   side(self.size, self.scales[self.scale_P[i]]))
+                   int(self.side_SC[self.scene_P[i], self.scale_P[i]]))
             for i in ids
         ]
+
+    def own(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[Own | None, ...]:
+        """Where patches may use their labels; none for each where that is everywhere.
+
+        A pixel of a level lies in one cell: levels have pixels of 1 to 32 scene pixels, cells 64.
+        """
+        return tuple(None if self.cells is None else self._own(self.cells, int(i)) for i in ids)
+
+    def _own(self, cells: Mapping[str, NDArray[np.bool_]], patch: int) -> Own:
+        scene, scale = self.scene_P[patch], self.scale_P[patch]
+        cells_IJ, level = cells[self.scenes[scene]], int(self.level_SC[scene, scale])
+        square = locate(int(self.row_P[patch]), int(self.col_P[patch]), int(self.side_SC[scene, scale]), self.size,
+                        level + 1)
+        row_H, col_W = (np.clip((at << level) // CELL, 0, length - 1)
+                        for at, length in zip(centres(square, self.size), cells_IJ.shape, strict=True))
+        return Own(cells_IJ=cells_IJ[row_H[0]:row_H[-1] + 1, col_W[0]:col_W[-1] + 1],
+                   row_H=(row_H - row_H[0]).astype(np.uint16), col_W=(col_W - col_W[0]).astype(np.uint16))
 
     @property
     def megapixels(self) -> float:
@@ -47,91 +119,203 @@ class PatchPlan:
         return len(self) * self.size**2 / 1e6
 
 
-def side(size: int, scale: float) -> int:
-    """Side of the window of a patch, in full-resolution scene pixels."""
-    return round(size * scale)
+def factor(config: PatchesConfig, pixel_m2: float | None) -> float:
+    """Scene pixels that a patch pixel spans at scale 1; `pixel_m2` is the ground of a scene's pixel.
+
+    Raises DataError where `patches.pixel_m` is given and the ground is not known.
+    """
+    if config.pixel_m == 0:
+        return 1.0
+    if pixel_m2 is None:
+        raise DataError("patches.pixel_m needs the pixel size in metres, which the CRS does not give (it is absent, in "
+                        "degrees or stretched); set patches.pixel_m 0, or give the scene a CRS in true metres")
+    return config.pixel_m / math.sqrt(pixel_m2)
+
+
+def factors(config: PatchesConfig, pixel_m2: float | None, name: str) -> tuple[float, ...]:
+    """Scene pixels that a patch pixel spans at each scale, in the scene (or file) of this name.
+
+    Raises DataError as `factor`, and for one below 1/8 or above 64.
+    """
+    try:
+        own = factor(config, pixel_m2)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    for scale in config.scales:
+        if not LEAST <= scale * own <= MOST:
+            raise DataError(f"{name}: at scale {scale:g} of patches.pixel_m {config.pixel_m:g} a patch pixel spans "
+                            f"{scale * own:.3g} of its pixels; choose scales at which it is from 1/8 to {MOST}")
+    return tuple(scale * own for scale in config.scales)
 
 
 def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None = None) -> PatchPlan:
-    """The patches of a split, of every scale of the configuration.
+    """The patches of a split, of every scale of the configuration: scene by scene, scale by scale.
 
-    A patch belongs to a split when its whole window, as far as it lies in the scene, is in cells of that split, and
-    it has labelled pixels. For train, patches below `patches.min_foreground` are left out; the share is exact for
-    windows on the 64 px grid and an area-weighted estimate from the cells elsewhere.
+    A patch belongs to a split when its whole window, as far as it lies in the scene, is in cells of that split, and it
+    has labelled pixels there; with `patches.foreign` ignore, when it has such pixels at all. A pixel that any whole
+    window of the split could show is in a patch (for a stride up to the size, before the filters). Train patches that
+    fail a filter of relevance are left out, and `patches.balance` weighs them; those of other splits are alike.
 
-    Raises DataError when no patch is left, or a background class does not exist.
+    Raises DataError when no patch is left, saying why, for a scale of which no train patch is left, for a class that
+    does not exist, and for scenes in which `patches.pixel_m` has no meaning. Time and memory are
+    linear in windows and cells.
     """
     labels = labels or divide(store, config.split)
-    foreground_K = _foreground(store, config.patches)
-    least = config.patches.min_foreground if split == "train" else 0.0
-    scenes = list(labels.scenes(split))
-    parts = [
-        _scene_patches(number, index, store.scenes[scene].shape, cells, store.counts(scene), config.patches,
-                       foreground_K, least)
-        for number, (scene, cells) in enumerate(scenes)
-        for index in range(len(config.patches.scales))
-    ]
-    patches_P4 = np.concatenate(parts) if parts else np.empty((0, 4), np.int32)
-    if len(patches_P4) == 0:
-        raise DataError(
-            f"{store.uri}: no {split} patch of {config.patches.size} px at scale "
-            f"{', '.join(f'{s:g}' for s in config.patches.scales)} lies in the {split} cells and has enough labels; "
-            f"use a smaller patches.size, patches.scales or patches.min_foreground")
-    scene_P, row_P, col_P, scale_P = patches_P4.T.copy()
-    return PatchPlan(size=config.patches.size, scales=config.patches.scales, scenes=tuple(s for s, _ in scenes),
-                     scene_P=scene_P, row_P=row_P, col_P=col_P, scale_P=scale_P, weight_P=np.ones(len(scene_P)))
+    classes = [info.name for info in store.classes]
+    rules = relevance.rules(config.patches, classes)
+    relevance.named(config.patches, classes)
+    found = _Survey(store, config.patches, split, dict(labels.scenes(split)), Sieve(rules if split == "train" else ()))
+    found.run()
+    if not found.patches:
+        raise DataError(_empty(found))
+    if split == "train" and (bare := found.bare()):
+        raise DataError(f"{store.uri}: no train patch of {config.patches.size} px at scale {bare[0]:g} is left, but "
+                        "prediction averages over every scale; leave it out of patches.scales, or use a smaller "
+                        "patches.size, larger blocks or looser filters")
+    weight_P, drawn_SK = (found.weigh(classes) if split == "train" and config.patches.balance != "none" else
+                          (np.broadcast_to(np.float32(1), found.patches), found.there_SK))
+    scene_P, scale_P = (np.repeat(np.array(values, kind), [len(piece.row_P) for piece in found.pieces])
+                        for values, kind in (([piece.scene for piece in found.pieces], np.int32),
+                                             ([piece.scale for piece in found.pieces], np.uint8)))
+    return PatchPlan(
+        size=config.patches.size, scales=config.patches.scales, scenes=tuple(found.cells), scene_P=scene_P,
+        row_P=np.concatenate([piece.row_P for piece in found.pieces]),
+        col_P=np.concatenate([piece.col_P for piece in found.pieces]), scale_P=scale_P, weight_P=weight_P,
+        side_SC=found.side_SC, level_SC=found.level_SC, chunk=store.settings.chunk, shard=store.settings.shard,
+        pixel_bytes=store.bands * store.dtype.itemsize + 1, there_SK=found.there_SK, drawn_SK=drawn_SK,
+        exact=found.exact / found.patches, notes=tuple(_notes(found)),
+        cells=found.cells if config.patches.foreign == "ignore" else None)
 
 
-def _foreground(store: Store, config: PatchesConfig) -> NDArray[np.bool_]:
-    names = [info.name for info in store.classes]
-    if unknown := set(config.background) - set(names):
-        raise DataError(f"patches.background: no class {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
-    return np.array([name not in config.background for name in names])
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Piece:
+    """The patches of one scene at one scale."""
+
+    scene: int
+    scale: int
+    row_P: NDArray[np.int32]
+    col_P: NDArray[np.int32]
 
 
-def _scene_patches(number: int, scale_index: int, shape: tuple[int, int], cells: NDArray[np.bool_],
-                   counts: NDArray[np.int64], config: PatchesConfig, foreground_K: NDArray[np.bool_],
-                   least: float) -> NDArray[np.int32]:
-    """The patches of one scene at one scale, as rows of (scene number, row, col, scale index)."""
-    scale = config.scales[scale_index]
-    window = side(config.size, scale)
-    stride = max(1, round(config.step * scale))
-    rows, cols = starts(shape[0], window, stride), starts(shape[1], window, stride)
-    row_spans = np.stack([rows, np.minimum(rows + window, shape[0])])
-    col_spans = np.stack([cols, np.minimum(cols + window, shape[1])])
+class _Survey:
+    """What a plan is made of, scene by scene: each scene's cells are in memory only while it is looked at."""
 
-    foreign = _box_sums((~cells).astype(np.float64), np.stack([row_spans[0] // CELL, -(-row_spans[1] // CELL)]),
-                        np.stack([col_spans[0] // CELL, -(-col_spans[1] // CELL)]))
-    row_cells, col_cells = _in_cells(row_spans, shape[0]), _in_cells(col_spans, shape[1])
-    labelled = _box_sums(counts.sum(axis=2).astype(np.float64), row_cells, col_cells)
-    keep = (foreign < 0.5) & (labelled > 0.5)  # sums of whole numbers, by way of differences of floats
-    if least > 0:
-        foreground = _box_sums(counts[..., foreground_K].sum(axis=2).astype(np.float64), row_cells, col_cells)
-        keep &= foreground >= least * labelled - 1e-6
-    at_row, at_col = np.nonzero(keep)
-    count = len(at_row)
-    return np.stack([np.full(count, number), rows[at_row], cols[at_col], np.full(count, scale_index)],
-                    axis=1).astype(np.int32)
+    def __init__(self, store: Store, config: PatchesConfig, split: SplitName, cells: dict[str, NDArray[np.bool_]],
+                 sieve: Sieve) -> None:
+        self.store, self.config, self.split, self.cells, self.sieve = store, config, split, cells, sieve
+        scenes = [store.scenes[name] for name in cells]
+        unknown = [scene.name for scene in scenes if scene.pixel_m2 is None]
+        if config.pixel_m and unknown:
+            factors(config, None, f"{store.uri}: scene{'s' * (len(unknown) > 1)} {', '.join(unknown[:8])}"
+                                  f"{f', … ({len(unknown)})' * (len(unknown) > 8)}")
+        self.factor_SC = np.array([factors(config, scene.pixel_m2, f"{store.uri}: scene {scene.name}")
+                                   for scene in scenes]).reshape(len(scenes), len(config.scales))
+        self.side_SC = np.rint(config.size * self.factor_SC).astype(np.int32)
+        self.level_SC = np.array([[locate(0, 0, int(side), config.size, scene.levels).level for side in side_S]
+                                  for side_S, scene in zip(self.side_SC, scenes, strict=True)],
+                                 np.int8).reshape(self.side_SC.shape)
+        self.pieces: list[_Piece] = []
+        self.patches = self.exact = 0
+        self.labelled_S, self.unreached_S = np.zeros((2, len(config.scales)), np.int64)
+        self.there_SK = np.zeros((len(config.scales), len(store.classes)))
+
+    def run(self) -> None:
+        """Find the patches."""
+        for number, (scene, cells_IJ) in enumerate(self.cells.items()):
+            counts_IJK = self._counts(scene)
+            labelled_IJ, shape = counts_IJK.sum(axis=2), self.store.scenes[scene].shape
+            boxes = rectangles(cells_IJ if self.config.foreign == "exclude" else np.ones_like(cells_IJ))
+            sums = CellSums(counts_IJK, shape)
+            for index, side in enumerate(self.side_SC[number].tolist()):
+                stride = max(1, round(self.config.step * float(self.factor_SC[number, index])))
+                found = places(shape, boxes, side, stride)
+                self.labelled_S[index] += labelled_IJ.sum()
+                self.unreached_S[index] += labelled_IJ[~found.reached_IJ].sum()
+                keep_P = np.zeros(len(found.row_P), np.bool_)
+                for some, pixels_PK in sums.by_class(found.row_P, found.col_P, side):
+                    keep_P[some] = kept_P = self.sieve.keep(pixels_PK, side)
+                    self.there_SK[index] += pixels_PK[kept_P].sum(axis=0) * (self.config.size / side) ** 2
+                piece = _Piece(scene=number, scale=index, row_P=found.row_P[keep_P], col_P=found.col_P[keep_P])
+                if side == self.config.size:
+                    self.exact += int(sums.exact(piece.row_P, piece.col_P, side).sum())
+                self.patches += len(piece.row_P)
+                self.pieces.append(piece)
+
+    def bare(self) -> list[float]:
+        """The scales of which no patch is left."""
+        found = {piece.scale for piece in self.pieces if len(piece.row_P)}
+        return [scale for index, scale in enumerate(self.config.scales) if index not in found]
+
+    def weigh(self, classes: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The weight of every patch, and the class pixels that are then drawn: float32 (P), float64 (S, K).
+
+        The cells are read again: class pixels by patch would be many times as large as the plan.
+        """
+        total_K = self.there_SK.sum(axis=0)
+        balance = relevance.balance(self.config, classes, total_K)
+        weight_P, drawn_SK, first = np.empty(self.patches, np.float32), np.zeros_like(self.there_SK), 0
+        for number, scene in enumerate(self.cells):
+            sums = CellSums(self._counts(scene), self.store.scenes[scene].shape)
+            for index, side in enumerate(self.side_SC[number].tolist()):
+                piece = self.pieces[number * len(self.config.scales) + index]
+                here_P = weight_P[first:first + len(piece.row_P)]
+                for some, pixels_PK in sums.by_class(piece.row_P, piece.col_P, side):
+                    pixels_PK *= (self.config.size / side) ** 2
+                    here_P[some] = weights = balance.weights(pixels_PK, total_K, self.patches)
+                    drawn_SK[index] += weights @ pixels_PK
+                first += len(piece.row_P)
+        return weight_P, drawn_SK
+
+    def _counts(self, scene: str) -> NDArray[np.int64]:
+        """Counts by cell, of the split's own cells alone."""
+        return self.store.counts(scene) * self.cells[scene][..., None]
 
 
-def _in_cells(spans_px: NDArray[np.int64], length: int) -> NDArray[np.float64]:
-    """Pixel positions along an axis as fractional cell positions; the last cell may be narrower than the others."""
-    edges = np.minimum(np.arange(-(-length // CELL) + 1) * CELL, length)
-    return np.interp(spans_px, edges, np.arange(len(edges)))
+def _empty(found: _Survey) -> str:
+    """Why a plan has no patch: which step left none, what was there before it, and what to do."""
+    config, split, sieve = found.config, found.split, found.sieve
+    what = (f"{found.store.uri}: no {split} patch of {config.size} px at scale "
+            f"{', '.join(f'{s:g}' for s in config.scales)}: ")
+    if not found.cells:
+        return what + f"no cell is in the {split} split; give it ground by split.{split} or a fraction"
+    if not sieve.seen:
+        sides = np.unique(found.side_SC).tolist()
+        return what + (f"no window of {' or '.join(map(str, sides))} scene pixels fits into the {split} cells of "
+                       f"{len(found.cells)} scenes; use a smaller patches.size or patches.scales, larger blocks, or "
+                       "patches.foreign ignore")
+    where = "lie in" if config.foreign == "exclude" else "are in scenes with"
+    rule = sieve.culprit()
+    remedy = f"{'lower' if rule.least else 'raise'} {rule.field}" if rule else "give the split labelled ground"
+    return what + f"{sieve.seen:,} windows {where} {split} cells; {sieve.story()}; {remedy}"
 
 
-def _box_sums(values_HW: NDArray[np.float64], rows_2R: NDArray[np.float64] | NDArray[np.int64],
-              cols_2C: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sums over every box rows_2R[:, i] x cols_2C[:, j]; a cell that is cut counts by its share: float64 (R, C)."""
-    table = np.pad(values_HW.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    by_row = _between(table, np.asarray(rows_2R, np.float64))
-    return _between(by_row.T, np.asarray(cols_2C, np.float64)).T
+def _notes(found: _Survey) -> list[str]:
+    """What whoever uses the plan should know."""
+    config, split, notes = found.config, found.split, []
+    levels_C = np.array([found.store.scenes[name].levels for name in found.cells])
+    for index, scale in enumerate(config.scales):
+        wanted_C = np.array([(side // config.size).bit_length() - 1 for side in found.side_SC[:, index].tolist()])
+        if few := int((wanted_C > levels_C - 1).sum()):
+            notes.append(f"Scale {scale:g} is coarser than the levels of {few} of {len(levels_C)} {split} scenes; "
+                         "their coarsest is read and resampled.")
+        if lost := int(found.unreached_S[index]):
+            notes.append(f"{lost:,} of {int(found.labelled_S[index]):,} labelled {split} pixels lie where no window of "
+                         f"scale {scale:g} fits into the {split} cells; no patch reaches them.")
+    notes += [f"No {split} patch is left at scale {scale:g}." for scale in found.bare()]
+    if config.step > config.size:
+        notes.append(f"patches.stride {config.step} is more than patches.size {config.size}: pixels between patches "
+                     "are in none.")
+    if found.sieve.dropped:
+        notes.append(f"Of {found.sieve.seen:,} {split} windows {found.sieve.story()}.")
+    return notes
 
 
-def _between(table: NDArray[np.float64], spans_2N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Differences of a running total along the first axis between two fractional positions: float64 (N, …)."""
-    low = np.minimum(np.floor(spans_2N).astype(np.int64), len(table) - 2)
-    share = (spans_2N - low)[..., None]
-    at: NDArray[np.float64] = table[low] * (1 - share) + table[low + 1] * share
-    difference: NDArray[np.float64] = at[1] - at[0]
-    return difference
+def mask_foreign(plan: PatchPlan, ids: Sequence[int] | NDArray[np.int64], labels_NHW: NDArray[np.uint8], ignore: int
+                 ) -> None:
+    """Ignore, in place, the labels of patches that lie in cells outside of the plan's split.
+
+    `labels_NHW`: as `store.read` gave them for plan.windows(ids). Does nothing for a plan without foreign cells.
+    """
+    for own, labels_HW in zip(plan.own(ids), labels_NHW, strict=True):
+        if own is not None:
+            own.keep(labels_HW, ignore)

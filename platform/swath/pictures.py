@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: learning curves, a confusion matrix, a sheet of predictions.
+"""Pictures of a run as PNG files: learning curves, a confusion matrix, sheets of predictions and of patches.
 
 Shapes in names: N images, B bands, H rows, W columns, K classes, C colour channels. Each picture is a matplotlib
 figure of its own, drawn without a display and without pyplot's global state.
@@ -27,6 +27,7 @@ _WRONG: Colour = (230, 0, 92)  # a magenta that ground and the usual class colou
 _MOST_CELLS_WITH_TEXT = 16
 _LEGEND_COLUMNS = 6
 _NAMED = 6
+_PANEL = 1.6  # inches
 
 
 def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
@@ -130,10 +131,7 @@ def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_
     legend = legend_patches(colours, names, ignored=bool((labels_NHW == ignore).any()))
     panel = 2.9
     tall = panel * height / width + 0.35
-    strip = 0.22 * -(-len(legend) // _LEGEND_COLUMNS) + 0.15
-    share_of_strip = strip / (rows * tall + strip)
-    figure = Figure(figsize=(4 * panel, rows * tall + strip))
-    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share_of_strip, 1, 1 - share_of_strip)))
+    figure = _above_legend(4 * panel, rows * tall, legend)
     for row, axes in enumerate(figure.subplots(rows, 4, squeeze=False)):
         title = _fitting(titles[row] or "image")
         image_HWC = shown(images_NBHW[row])
@@ -146,37 +144,99 @@ def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_
             one.imshow(picture, interpolation="nearest" if picture is not image_HWC else "auto")
             one.set_title(above, fontsize=9, color=_INK, loc="left")
             one.set_axis_off()
-    figure.legend(handles=legend, loc="lower center", ncols=min(_LEGEND_COLUMNS, len(legend)), frameon=False,
-                  fontsize=9, labelcolor=_INK, handlelength=1.2, handleheight=1.2)
     _save(figure, path)
 
 
-def legend_patches(colours: Sequence[Colour], names: Sequence[str], *, ignored: bool = False) -> list[Patch]:
-    """A patch for each class, for errors, and on request for ignored pixels."""
-    entries = [*zip(colours, names), (_WRONG, "error")] + ([(_IGNORED, "ignored")] if ignored else [])
+def contact(path: Path, rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8]]], *, titles: Sequence[str],
+            colours: Sequence[Colour], names: Sequence[str], ignore: int) -> None:
+    """Draw patches as the network sees them: for each row (name, images_NBHW, labels_NHW) a strip of its images above
+    one of their labels, `titles` over the N columns, and a legend of the classes below.
+
+    The rows are variations of the same patches, the first of them as they are stored: its pixels set the stretch of
+    each band for all, so that a change of light is seen as one. Raises ValueError when shapes, titles, colours and
+    names do not fit each other.
+    """
+    _check_contact(rows, titles, colours, names)
+    palette = _palette(colours, ignore)
+    legend = legend_patches(colours, names, errors=False, ignored=any((labels == ignore).any() for *_, labels in rows))
+    limits = [_range(band_NHW) for band_NHW in rows[0][1].swapaxes(0, 1)]
+    figure = _above_legend(len(titles) * _PANEL + 0.6, 2 * len(rows) * (_PANEL + 0.06) + 0.4, legend)
+    panels = figure.subplots(2 * len(rows), 1, squeeze=False)[:, 0]
+    for (name, images_NBHW, labels_NHW), (above, below) in zip(rows, panels.reshape(-1, 2), strict=True):
+        above.imshow(_strip([shown(image_BHW, limits) for image_BHW in images_NBHW]), interpolation="antialiased")
+        below.imshow(_strip(list(palette[labels_NHW])), interpolation="nearest")
+        above.set_ylabel(name, color=_INK, fontsize=11)
+        below.set_ylabel("labels", color=_FAINT, fontsize=9)
+    for axes in panels:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    side = rows[0][2].shape[2]
+    panels[0].set_xticks([(side + _gap(side)) * i + side / 2 for i in range(len(titles))], map(_fitting, titles))
+    panels[0].tick_params(length=0, labelcolor=_INK, labelsize=9, top=True, labeltop=True, labelbottom=False)
+    _save(figure, path)
+
+
+def legend_patches(colours: Sequence[Colour], names: Sequence[str], *, ignored: bool = False, errors: bool = True
+                   ) -> list[Patch]:
+    """A patch for each class, for errors where there are any, and on request for ignored pixels."""
+    entries = [*zip(colours, names), *([(_WRONG, "error")] if errors else []),
+               *([(_IGNORED, "ignored")] if ignored else [])]
     return [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor=_FAINT, linewidth=0.6, label=name)
             for colour, name in entries]
 
 
-def shown(image_BHW: NDArray[Any]) -> Image:
-    """An image of any bands and dtype as uint8 (row, col, 3), each band stretched from its 2nd to its 98th percentile.
+def _above_legend(width: float, height: float, legend: Sequence[Patch]) -> Figure:
+    """A figure of so many inches, and below it a strip for the legend that the layout leaves free."""
+    strip = 0.22 * -(-len(legend) // _LEGEND_COLUMNS) + 0.15
+    share = strip / (height + strip)
+    figure = Figure(figsize=(width, height + strip))
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share), h_pad=0.02, hspace=0))
+    figure.legend(handles=legend, loc="lower center", ncols=min(_LEGEND_COLUMNS, len(legend)), frameon=False,
+                  fontsize=9, labelcolor=_INK, handlelength=1.2, handleheight=1.2)
+    return figure
+
+
+def shown(image_BHW: NDArray[Any], limits: Sequence[tuple[float, float] | None] | None = None) -> Image:
+    """An image of any bands and dtype as uint8 (row, col, 3), each band stretched between the limits given for it, or
+    from its 2nd to its 98th percentile.
 
     The first three bands are red, green and blue; of fewer than three the first is grey. What is not finite is black.
     """
     bands = image_BHW[:3] if len(image_BHW) >= 3 else image_BHW[:1]
-    stretched = [_stretch(np.asarray(band, np.float64)) for band in bands]
+    stretched = [_stretch(np.asarray(band, np.float64), between)
+                 for band, between in zip(bands, limits or [_range(band) for band in bands])]
     return np.stack(stretched * (3 // len(stretched)), axis=-1)
 
 
-def _stretch(band_HW: NDArray[np.float64]) -> Image:
-    finite_HW = np.isfinite(band_HW)
-    if not finite_HW.any():
-        return np.zeros(band_HW.shape, np.uint8)
-    low, high = np.percentile(band_HW[finite_HW], (2, 98))
+def _range(band: NDArray[Any]) -> tuple[float, float] | None:
+    """2nd and 98th percentile of what is finite; None where nothing is."""
+    finite = np.asarray(band, np.float64)[np.isfinite(band)]
+    if not finite.size:
+        return None
+    low, high = np.percentile(finite, (2, 98))
     if low == high:  # an even band is mid-grey; a few pixels that differ are told from it
         low, high = low - 1, high + 1
+    return float(low), float(high)
+
+
+def _stretch(band_HW: NDArray[np.float64], between: tuple[float, float] | None) -> Image:
+    if between is None:
+        return np.zeros(band_HW.shape, np.uint8)
+    low, high = between
+    finite_HW = np.isfinite(band_HW)
     share_HW = np.where(finite_HW, (np.where(finite_HW, band_HW, low) - low) / (high - low), 0)
     return (share_HW.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _gap(side: int) -> int:
+    """Pixels between the panels of a strip."""
+    return max(1, side // 32)
+
+
+def _strip(pictures: Sequence[Image]) -> Image:
+    """Pictures (row, col, 3) side by side, on white."""
+    gap = np.full((len(pictures[0]), _gap(pictures[0].shape[1]), 3), 255, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 
 
 def _palette(colours: Sequence[Colour], ignore: int) -> Image:
@@ -206,6 +266,14 @@ def _check_sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predi
     if len(colours) != len(names) or len(titles) != len(images_NBHW):
         raise ValueError(f"sheet: {len(colours)} colours for {len(names)} names, {len(titles)} titles for "
                          f"{len(images_NBHW)} images")
+
+
+def _check_contact(rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8]]], titles: Sequence[str],
+                   colours: Sequence[Colour], names: Sequence[str]) -> None:
+    shapes = {shape for _, images, labels in rows for shape in (images.shape[:1] + images.shape[2:], labels.shape)}
+    if len(shapes) != 1 or len(titles) != next(iter(shapes))[0] or not titles or len(colours) != len(names):
+        raise ValueError(f"contact: {len(rows)} rows of shapes {sorted(shapes)}, {len(titles)} titles, {len(colours)} "
+                         f"colours and {len(names)} names do not fit each other")
 
 
 def _line(axes: Axes, history: Sequence[Mapping[str, float | None]], key: str, colour: str, *, error: str = "",

@@ -108,18 +108,18 @@ def blend(reader: Reader, forward: Forward, *, classes: int, size: int, scale: f
           region: Region | None = None, device: str | torch.device = "cpu") -> Rows:
     """Scores of a region (default: the whole scene) from windows of `size` pixels that span size x scale scene pixels.
 
-    The windows are those of the whole scene, so a region has the values that it has in the whole. At a scale above 1
-    scores are brought to full resolution bilinearly before they are blended.
+    The windows are those of the whole scene, so a region has the values that it has in the whole. At a scale other
+    than 1 scores are brought to full resolution bilinearly before they are blended, below 1 with antialiasing.
 
     Raises ValueError for settings that make no sense and for scores of another shape than (N, classes, size, size).
     """
-    side = round(size * scale)
-    windows = lattice(reader.shape, side, overlap)
+    if batch < 1 or classes < 1 or size < 1 or round(size * scale) < 1:
+        raise ValueError("batch, classes, size and the pixels of a window's side (size x scale) must be 1 or more, got "
+                         f"{batch}, {classes}, {size} and {size} x {scale}")
+    windows = lattice(reader.shape, round(size * scale), overlap)
     region = region or ((0, reader.shape[0]), (0, reader.shape[1]))
     if any(not 0 <= first < past <= length for (first, past), length in zip(region, reader.shape, strict=True)):
         raise ValueError(f"region {region} must have a pixel and lie in the scene of {reader.shape}")
-    if batch < 1 or classes < 1 or size < 1 or scale < 1:
-        raise ValueError(f"batch, classes, size and scale must be 1 or more, got {batch}, {classes}, {size}, {scale}")
     return _blend(reader, forward, windows, region, classes, size, batch, torch.device(device))
 
 
@@ -180,7 +180,8 @@ class _Band:
         """Add the scores of the window in column j of the row, brought to full resolution."""
         side, (left, right) = self.windows.cols.side, self.region[1]
         if scores_Kss.shape[1] != side:
-            scores_Kss = torch.nn.functional.interpolate(scores_Kss[None], (side, side), mode="bilinear")[0]
+            scores_Kss = torch.nn.functional.interpolate(scores_Kss[None], (side, side), mode="bilinear",
+                                                         antialias=side < scores_Kss.shape[1])[0]
         col = int(self.windows.cols.starts[j])
         first, past = max(col, left), min(col + side, right)
         weights_s = torch.from_numpy(self.windows.cols.weights(j)).to(scores_Kss.device)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchstore import CELL, Store
-from swath import metrics, predict
+from swath import metrics, patches, predict
 from swath.config import Config
 from swath.errors import ConfigError
 from swath.predict import Forward, StoreReader
@@ -212,10 +212,15 @@ def _blocks(store: Store, scene: str, cells: NDArray[np.bool_], total_K: NDArray
 
 def predict_region(store: Store, region: Region, forward: Forward, config: Config, device: torch.device
                    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Predicted classes of a region, top to bottom: (row in the scene, uint8 (rows, cols))."""
+    """Predicted classes of a region, top to bottom: (row in the scene, uint8 (rows, cols)).
+
+    Raises DataError for a scene in which `patches.pixel_m` has no meaning.
+    """
+    scales = patches.factors(config.patches, store.scenes[region.scene].pixel_m2,
+                             f"{store.uri}: scene {region.scene}")
     rows = predict.blend_scales(
         StoreReader(store, region.scene), forward, classes=len(store.classes), size=config.patches.size,
-        scales=config.patches.scales, overlap=config.score.overlap, batch=predict.batch_size(config.patches.size),
+        scales=scales, overlap=config.score.overlap, batch=predict.batch_size(config.patches.size),
         region=(region.rows, region.cols), device=device)
     return predict.classes_of(rows)
 

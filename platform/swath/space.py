@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Protocol, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -184,14 +185,15 @@ def _dimension(text: str) -> Choice | Interval:
 
 
 def _type(name: str) -> Any:
-    """The type of a field that may be searched."""
+    """The type of a field that may be searched: where it may be None too, what it is otherwise."""
     section, _, field = name.partition(".")
     kinds = get_type_hints(type(getattr(Config(), section))) if section in _SEARCHED else {}
     if field not in kinds or name in _FIXED:
         known = [f"{part}.{f.name}" for part in _SEARCHED for f in fields(getattr(Config(), part))]
         raise ConfigError(f"search.space: {name} cannot be searched; what can: "
                           f"{', '.join(field for field in known if field not in _FIXED)}")
-    return kinds[field]
+    kind = kinds[field]
+    return next(part for part in get_args(kind) if part is not NoneType) if isinstance(kind, UnionType) else kind
 
 
 def _value(name: str, value: str | int | float) -> Any:

@@ -1,0 +1,166 @@
+"""Where windows lie in a split's cells of a scene, and how many pixels of each class they have: arrays alone.
+
+Cells are 64 x 64 pixels, the last row and column narrower where the scene ends within one; positions are
+full-resolution scene pixels. Legend: I, J cell rows and columns, K classes, P windows.
+
+The ground of a split is cut into its largest rectangles of cells, and each of those is covered by a lattice of windows
+that is flush with its edges. So whatever some window inside the split could see, a window of the lattices sees.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchstore import CELL
+from swath.blend import starts
+
+Box = tuple[int, int, int, int]
+"""A rectangle: first row, row past the last, first column, column past the last."""
+_VALUES = 2**20
+"""Class counts that are worked on at once: 8 MB an array."""
+
+
+def rectangles(cells_IJ: NDArray[np.bool_]) -> list[Box]:
+    """The maximal rectangles of true cells, in cells: those that no other rectangle of true cells contains."""
+    if cells_IJ.all():
+        return [(0, cells_IJ.shape[0], 0, cells_IJ.shape[1])] if cells_IJ.size else []
+    rows, cols = _changes(cells_IJ), _changes(cells_IJ.T)
+    found = _maximal(cells_IJ[np.ix_(rows[:-1], cols[:-1])])
+    return [(int(rows[top]), int(rows[end]), int(cols[left]), int(cols[past])) for top, end, left, past in found]
+
+
+def _changes(cells_IJ: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where a row differs from the one before it; the first, and the one past the last, count as such."""
+    differs = (cells_IJ[1:] != cells_IJ[:-1]).any(axis=1)
+    return np.concatenate([[0], np.flatnonzero(differs) + 1, [len(cells_IJ)]])
+
+
+def _maximal(cells_IJ: NDArray[np.bool_]) -> Iterator[Box]:
+    """Maximal rectangles by the largest-rectangle-in-a-histogram method: a bar for each column, as high as true cells
+    stand above it; each run of columns under a common height, wherever it cannot go on downwards, is one."""
+    heights_J = np.zeros(cells_IJ.shape[1], np.int64)
+    for row, own_J in enumerate(cells_IJ):
+        heights_J = np.where(own_J, heights_J + 1, 0)
+        under_J = cells_IJ[row + 1] if row + 1 < len(cells_IJ) else np.zeros_like(own_J)
+        blocked = np.concatenate([[0], np.cumsum(~under_J)]).tolist()
+        open_runs: list[tuple[int, int]] = []  # (first column, height), heights rising
+        for col, height in enumerate([*heights_J.tolist(), 0]):
+            first = col
+            while open_runs and open_runs[-1][1] > height:
+                first, tall = open_runs.pop()
+                if blocked[col] > blocked[first]:
+                    yield row + 1 - tall, row + 1, first, col
+            if height and (not open_runs or open_runs[-1][1] < height):
+                open_runs.append((first, height))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Places:
+    """Windows of one side in one scene."""
+
+    row_P: NDArray[np.int32]
+    """First row of each window; rows do not fall."""
+    col_P: NDArray[np.int32]
+    """First column of each window."""
+    reached_IJ: NDArray[np.bool_]
+    """Cells that lie in a rectangle which windows fit into."""
+
+
+def places(shape: tuple[int, int], boxes: list[Box], side: int, stride: int) -> Places:
+    """Windows of `side` pixels that lie, as far as they lie in the scene, in one of the maximal rectangles `boxes`.
+
+    Of the rectangles that a window fits into, or that span a scene that is narrower than it, the largest are taken
+    first, and those left out that have no cell which another has not. Each gets windows every `stride` pixels from its
+    corner on, the last flush with its end. Linear in windows and rectangles.
+    """
+    reached_IJ = np.zeros([-(-length // CELL) for length in shape], np.bool_)
+    lattices: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    spans = [_pixels(box, shape) for box in boxes]
+    hosts = [(box, span) for box, span in zip(boxes, spans, strict=True)
+             if _fits(span[:2], shape[0], side) and _fits(span[2:], shape[1], side)]
+    for (i, past_i, j, past_j), (top, end, left, past) in sorted(hosts, key=lambda host: _rank(host[1])):
+        if not reached_IJ[i:past_i, j:past_j].all():
+            reached_IJ[i:past_i, j:past_j] = True
+            lattices.append((top + starts(end - top, side, stride), left + starts(past - left, side, stride)))
+    row_P, col_P = _union(lattices, shape[1])
+    return Places(row_P=row_P, col_P=col_P, reached_IJ=reached_IJ)
+
+
+def _pixels(box: Box, shape: tuple[int, int]) -> Box:
+    return box[0] * CELL, min(box[1] * CELL, shape[0]), box[2] * CELL, min(box[3] * CELL, shape[1])
+
+
+def _fits(span: tuple[int, int], length: int, side: int) -> bool:
+    return span[1] - span[0] >= side or span == (0, length)
+
+
+def _rank(span: Box) -> tuple[int, Box]:
+    """The largest first, and in one order whatever the order they were found in."""
+    return -(span[1] - span[0]) * (span[3] - span[2]), span
+
+
+def _union(lattices: list[tuple[NDArray[np.int64], NDArray[np.int64]]], width: int
+           ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Rows and columns of every place of some lattices, once each, row by row."""
+    if len(lattices) == 1:
+        rows, cols = (axis.astype(np.int32) for axis in lattices[0])
+        return rows.repeat(len(cols)), np.tile(cols, len(rows))
+    keys_P = [(rows[:, None] * width + cols).ravel() for rows, cols in lattices]
+    row_P, col_P = np.divmod(np.unique(np.concatenate([np.empty(0, np.int64), *keys_P])), width)
+    return row_P.astype(np.int32), col_P.astype(np.int32)
+
+
+class CellSums:
+    """Class pixels of any window of a scene, from the counts by cell.
+
+    Exact for windows whose edges lie on the 64 px grid or past the scene's; elsewhere an estimate, in which a cell that
+    is cut gives the share of its pixels that lies in the window.
+    """
+
+    def __init__(self, counts_IJK: NDArray[np.int64], shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.table_IJK = np.zeros((counts_IJK.shape[0] + 1, counts_IJK.shape[1] + 1, counts_IJK.shape[2]))
+        self.table_IJK[1:, 1:] = counts_IJK.cumsum(axis=0).cumsum(axis=1)
+
+    def by_class(self, row_P: NDArray[np.int32], col_P: NDArray[np.int32], side: int
+                 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Class pixels of windows, some at a time: (which windows, float64 (those, classes) in scene pixels)."""
+        most = max(1, _VALUES // self.table_IJK.shape[2])
+        for first in range(0, len(row_P), most):
+            some = slice(first, first + most)
+            yield some, self._sums(row_P[some], col_P[some], side)
+
+    def _sums(self, row_P: NDArray[np.int32], col_P: NDArray[np.int32], side: int) -> NDArray[np.float64]:
+        tops, which_P = np.unique(row_P, return_inverse=True)
+        ends = _in_cells(np.stack([tops, tops + side]), self.shape[0])
+        low, share = _split(ends, len(self.table_IJK) - 2)
+        share = share[..., None, None]
+        below = self.table_IJK[low] * (1 - share) + self.table_IJK[low + 1] * share
+        band_RJK = below[1] - below[0]
+        low, share = _split(_in_cells(np.stack([col_P, col_P + side]), self.shape[1]), self.table_IJK.shape[1] - 2)
+        left_PK, right_PK = (band_RJK[which_P, at] * (1 - part[:, None]) + band_RJK[which_P, at + 1] * part[:, None]
+                             for at, part in zip(low, share, strict=True))
+        sums_PK: NDArray[np.float64] = np.maximum(right_PK - left_PK, 0)  # differences of floats: -1e-9 for none
+        return sums_PK
+
+    def exact(self, row_P: NDArray[np.int32], col_P: NDArray[np.int32], side: int) -> NDArray[np.bool_]:
+        """Whether the class pixels of windows are exact, at full resolution: bool (P)."""
+        whole_P = np.ones(len(row_P), np.bool_)
+        for first_P, length in zip((row_P, col_P), self.shape, strict=True):
+            past_P = first_P + side
+            whole_P &= (first_P % CELL == 0) & ((past_P % CELL == 0) | (past_P >= length))
+        return whole_P
+
+
+def _in_cells(at_px: NDArray[np.int32], length: int) -> NDArray[np.float64]:
+    """Pixel positions along an axis as fractional cell positions; the last cell may be narrower than the others."""
+    edges = np.minimum(np.arange(-(-length // CELL) + 1) * CELL, length)
+    return np.interp(at_px, edges, np.arange(len(edges)))
+
+
+def _split(at: NDArray[np.float64], most: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Positions as a cell, `most` at the most, and the share of it that lies before them."""
+    low = np.minimum(at.astype(np.int64), most)
+    return low, at - low

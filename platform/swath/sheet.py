@@ -1,0 +1,51 @@
+"""A contact sheet: a few train patches and their labels as the network sees them, under each named augmentation."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchstore import Store
+from swath import pictures, reader
+from swath.augment import Augment
+from swath.config import AugmentConfig, Config
+from swath.errors import ConfigError
+from swath.patches import PatchPlan
+from swath.reader import Task
+
+_COLUMNS = 6
+"""Patches on the sheet, over all scales."""
+
+
+def draw(path: Path, store: Store, config: Config, plan: PatchPlan) -> list[str]:
+    """Draw a few patches of each scale under each augmentation; notes say which of them the store's pixels rule out."""
+    ids = np.concatenate([_spread(np.flatnonzero(plan.scale_P == index), max(1, _COLUMNS // len(plan.scales)))
+                          for index in range(len(plan.scales))])
+    task = Task(index=0, slot=0, place=0, windows=tuple(plan.windows(ids)), own=plan.own(ids))
+    rows, notes = [], list[str]()
+    for name in get_args(get_type_hints(AugmentConfig)["pipeline"]):
+        try:
+            augment = Augment(replace(config.augment, pipeline=name), size=plan.size, bands=store.bands,
+                              dtype=store.dtype)
+        except ConfigError as error:
+            notes.append(f"not on the sheet: {error}")
+            continue
+        images_NBHW = np.empty((len(ids), store.bands, plan.size, plan.size), store.dtype)
+        labels_NHW = np.empty((len(ids), plan.size, plan.size), np.uint8)
+        wait, vary = reader.begin(store, task, images_NBHW, labels_NHW, augment, config.train.seed)
+        wait()
+        vary()
+        rows.append((name, images_NBHW, labels_NHW))
+    pictures.contact(path, rows, titles=[f"{window.scene} x{plan.scales[plan.scale_P[i]]:g}"
+                                         for window, i in zip(task.windows, ids, strict=True)],
+                     colours=[info.colour for info in store.classes], names=[info.name for info in store.classes],
+                     ignore=store.ignore)
+    return notes
+
+
+def _spread(ids_P: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """A few of the ids, evenly spread: all where there are no more."""
+    count = min(most, len(ids_P))
+    return ids_P[(2 * np.arange(count) + 1) * len(ids_P) // max(1, 2 * count)]
