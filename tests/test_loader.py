@@ -169,6 +169,15 @@ def test_a_reader_that_hangs_with_a_full_pipe_is_an_error(make: Callable[..., Lo
     assert not readers_of(os.getpid())
 
 
+def test_a_store_that_has_changed_is_not_read_by_an_old_plan(make: Callable[..., Loader], store: Store) -> None:
+    class Older(Store):
+        fingerprint = "of another day"
+
+    store.__class__ = Older  # what readers open is the store as it lies there now
+    with pytest.raises(patchstore.StoreError, match="scenes have been ingested or removed since the run opened it"):
+        next(make(readers=1).batches(0, 1))
+
+
 def test_nothing_to_read_starts_no_reader(make: Callable[..., Loader], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Loader, "_filler", None)
     assert list(make(readers=2).batches(5, 5)) == []

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
-from typing import Protocol
 
 import numpy as np
 import shapely
@@ -23,24 +22,8 @@ from patchstore import Store
 from swath import autocorrelation
 from swath.autocorrelation import Length
 from swath.ground import NEGLIGIBLE_PX, Place, cell_edges, place
+from swath.patches import PatchPlan
 from swath.split import SPLITS, Split, SplitName
-
-
-class Patches(Protocol):
-    """What is asked of a plan (swath.patches.PatchPlan): where its windows lie."""
-
-    @property
-    def scenes(self) -> tuple[str, ...]: ...
-    @property
-    def scene_P(self) -> NDArray[np.int32]: ...
-    @property
-    def row_P(self) -> NDArray[np.int32]: ...
-    @property
-    def col_P(self) -> NDArray[np.int32]: ...
-    @property
-    def scale_P(self) -> NDArray[np.uint8]: ...
-    @property
-    def side_SC(self) -> NDArray[np.int32]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +97,7 @@ class Certificate:
         return json.dumps(asdict(self))
 
 
-def certify(store: Store, split: Split, plans: Mapping[SplitName, Patches] | None = None) -> Certificate:
+def certify(store: Store, split: Split, plans: Mapping[SplitName, PatchPlan] | None = None) -> Certificate:
     """Compare every two splits of a store that have cells.
 
     With `plans`, what patches of a split can see is the union of its plan's windows, as far as they lie in the scene;
@@ -141,7 +124,7 @@ class _Ground:
 class _Shown:
     """What one split has and sees: by frame, and by content."""
 
-    def __init__(self, store: Store, split: Split, name: SplitName, plan: Patches | None) -> None:
+    def __init__(self, store: Store, split: Split, name: SplitName, plan: PatchPlan | None) -> None:
         self.cells: dict[str, list[_Ground]] = {}
         self.seen: dict[str, list[_Ground]] = {}
         keys, pixels = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
@@ -163,7 +146,7 @@ class _Shown:
                 there, *_union(rows_2P, cols_2P, there.scene.shape))))
 
 
-def _windows(plan: Patches) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+def _windows(plan: PatchPlan) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
     """Number, rows and columns (first and past the last, int64 (2, P)) of the windows of each scene of a plan."""
     side_P = plan.side_SC[plan.scene_P, plan.scale_P].astype(np.int64)
     order_P = np.argsort(plan.scene_P, kind="stable")

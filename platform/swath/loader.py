@@ -151,7 +151,8 @@ class Loader:
         layout = Layout(slots=SLOTS, patches=self.share, bands=self.store.bands, size=self.plan.size,
                         dtype=self.store.dtype.str, readers=max(1, readers))
         cache = order.cache_bytes(self.plan, self.batch, self.world_size) // layout.readers
-        setup = Setup(store=self.store.with_cache(cache), augment=self.augment, seed=self.seed, layout=layout, reader=0)
+        setup = Setup(store=self.store.with_cache(cache), fingerprint=self.store.fingerprint, augment=self.augment,
+                      seed=self.seed, layout=layout, reader=0)
         return Ring(setup, self.stuck_s) if readers else _Here(setup)
 
     def _sent(self, filled: Iterator[tuple[NDArray[Any], NDArray[np.uint8], Task, NDArray[np.int64]]]

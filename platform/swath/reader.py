@@ -22,7 +22,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from patchstore import PatchstoreError, Store, Window
+from patchstore import PatchstoreError, Store, StoreError, Window
 from swath.augment import Augment
 
 if TYPE_CHECKING:  # a process that imports the plans' makers takes twice the memory
@@ -102,6 +102,8 @@ class Setup:
 
     store: Store
     """Pickles as its URI."""
+    fingerprint: str
+    """The store's when the run opened it."""
     augment: Augment | None
     seed: int
     layout: Layout
@@ -170,6 +172,9 @@ def main() -> None:
     pipe = Connection(pipe_fd)
     try:
         setup: Setup = pipe.recv()
+        if setup.store.fingerprint != setup.fingerprint:  # its scenes would not be those of the plan
+            raise StoreError(f"{setup.store.uri}: scenes have been ingested or removed since the run opened it; start "
+                             "the run again")
         serve(pipe, mmap.mmap(memory_fd, setup.layout.total_bytes), setup)
     except PatchstoreError as error:
         pipe.send(error)

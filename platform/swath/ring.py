@@ -1,11 +1,12 @@
 """A ring of batches in memory that reader processes fill ahead, each its own places of every batch.
 
-Measured against threads and against torch's DataLoader (README, "Loading"): nothing is pickled but windows, nothing is
-copied, and the reading of one batch runs beside the varying of another and beside Python's work in the training loop.
+Nothing is pickled but windows and nothing is copied, and one batch is read beside the varying of another and beside
+Python's work in the training loop. Two processes vary patches 1.7 to 2.5 times as fast as one thread, two threads 0.7
+to 1.4 times (256 px, two cores, measured for each pipeline).
 
-The readers are processes of their own neither forked, which TensorStore does not survive,
-nor spawned by multiprocessing, which would import the job's own modules, torch among them, into each. They end with
-the loader, whatever ends it: each holds a pipe that breaks when this process is gone.
+The readers are processes of their own: neither forked, which TensorStore does not survive, nor spawned by
+multiprocessing, which would import the job's own modules, torch among them, into each. They end with the loader,
+whatever ends it: each holds a pipe that breaks when this process is gone.
 """
 
 import math
@@ -42,7 +43,7 @@ _GRACE_S = 5.0
 
 
 class Ring:
-    """Reader processes, and the batches that they fill. To be closed, best by `with`."""
+    """Reader processes, and the batches that they fill. To be closed."""
 
     def __init__(self, setup: Setup, stuck_s: float) -> None:
         """Starts as many readers as the setup's layout says. stuck_s: after so long without a batch `take` gives up."""
@@ -115,12 +116,6 @@ class Ring:
                 with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel goes when that lets it
                     process.wait(1.0)
 
-    def __enter__(self) -> "Ring":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _hear(self, number: int, task: Task) -> Done:
         """The next thing that a reader says. `task` is what is waited for."""
         limit_s = self._stuck_s if self._read[number] else max(self._stuck_s, _START_S)
@@ -154,7 +149,7 @@ class Ring:
         index = noted if what in (READING, VARYING) and noted in self._tasks else task.index
         places = ", ".join(f"{w.scene} row {w.row} col {w.col} side {w.side}"
                            for w in self._tasks.get(index, task).windows[self.layout.share(number)][:4])
-        return (f"reader {number} (process {self._readers[number].pid}) was {_DOING[what]} batch {index} ({places}, …)")
+        return f"reader {number} (process {self._readers[number].pid}) was {_DOING[what]} batch {index} ({places}, …)"
 
 
 def _give_up_sending(pipe: "Connection[Any, Any]", after_s: float) -> None:

@@ -96,7 +96,7 @@ class Store:
 
     def with_cache(self, cache_bytes: int) -> "Store":
         """The same store with a cache of its own; its metadata is not read again."""
-        other = object.__new__(Store)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, cache_bytes=cache_bytes)
         other._context, other._handles, other._lock = kv.context(cache_bytes), {}, threading.Lock()
         return other
