@@ -105,7 +105,8 @@ class Bench:
         """
         ours = partial(Spec, source=self.uri, size=256)
         specs = {"plain": ours(way="ours", vary="none", readers=0, cores=1),
-                 "plain, all cores": ours(way="ours", vary="none", readers=0), "two": ours(way="ours", vary="none")}
+                 "plain, all cores": ours(way="ours", vary="none", readers=0), "two": ours(way="ours", vary="none"),
+                 "dataloader": ours(way="dataloader", vary="flips")}
         for vary in VARIED:
             for readers in (1, 2):
                 specs[f"{vary}, {readers}"] = ours(way="ours", vary=vary, readers=readers)
@@ -117,6 +118,8 @@ class Bench:
                                                 ("2, near", 2, 0.75, f"two readers, stride {STRIDE}, in order")):
                 yield versus(f"256 px, read + {name} + collate, {words}", memory, wanted,
                              rates[f"{vary}, {key}"], rates[f"{vary}, {readers}, memory"])
+        yield versus("256 px, read + flips + collate, two readers", "torch DataLoader over the store, two workers",
+                     None, rates["flips, 2"], rates["dataloader"])
         for plain, words, wanted in (("plain", "one core", 1.5), ("plain, all cores", "TensorStore free", None)):
             yield versus("256 px, no augmentation, two readers", f"one plain thread, {words}", wanted, rates["two"],
                          rates[plain])

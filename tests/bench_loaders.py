@@ -49,8 +49,9 @@ FOREVER = 1 << 30
 class Spec:
     """One way to load patches."""
 
-    way: Literal["ours", "memory", "png", "torchgeo", "litdata", "mosaic"]
-    """Whose loader; `memory` is ours with its reads replaced by copies out of an array."""
+    way: Literal["ours", "memory", "dataloader", "png", "torchgeo", "litdata", "mosaic"]
+    """Whose loader; `memory` is ours with its reads replaced by copies out of an array, `dataloader` torch's over our
+    store, a batch read at once."""
     source: str
     """Store, folder of tiled GeoTIFFs (torchgeo), or folder of exported patches."""
     size: int
@@ -112,6 +113,44 @@ def ours(spec: Spec) -> Batches:
     loader = Loader(store=store, plan=plan, batch=BATCH, seed=0, rank=0, world_size=1,
                     augment=augment(spec.size, spec.vary), readers=spec.readers)
     return Batches(loader.batches(0, FOREVER), FOREVER, lambda batch: (batch.images_NSBHW[:, 0], batch.labels_NHW))
+
+
+class StoreBatches:
+    """A plan's batches in our order, for a DataLoader: each worker opens the store for itself."""
+
+    def __init__(self, spec: Spec) -> None:
+        import patchstore
+
+        self._spec = spec
+        self._plan = plan_of(patchstore.open(spec.source), spec.size, spec.stride)
+        self._augment = augment(spec.size, spec.vary)
+        self._store: Store | None = None
+
+    def __len__(self) -> int:
+        return len(self._plan) // BATCH
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import torch
+
+        import patchstore
+        from swath import order
+
+        if self._store is None:
+            self._store = patchstore.open(self._spec.source)
+        windows = self._plan.windows(order.batch(self._plan, 0, 0, index, BATCH))
+        images_NBHW, labels_NHW = self._store.read(windows, self._spec.size)
+        self._augment.vary(images_NBHW, labels_NHW, range(index * BATCH, (index + 1) * BATCH))
+        return {"image": torch.from_numpy(images_NBHW), "mask": torch.from_numpy(labels_NHW)}
+
+
+def over_store(spec: Spec) -> Batches:
+    """torch's DataLoader over our store; its workers are spawned, as TensorStore does not survive a fork."""
+    from torch.utils.data import DataLoader
+
+    batches = StoreBatches(spec)
+    loader = DataLoader(batches, batch_size=None, num_workers=WORKERS, persistent_workers=True,  # type: ignore[arg-type]
+                        multiprocessing_context="spawn")
+    return Batches(loader, len(batches), lambda batch: (batch["image"], batch["mask"]))
 
 
 def plan_of(store: "Store", size: int, stride: int = 0) -> "PatchPlan":
@@ -235,8 +274,9 @@ def dataloader(dataset: "Dataset[dict[str, Any]]", kind: Callable[..., Iterable[
     return Batches(loader, length, lambda batch: (batch["image"], batch["mask"]))
 
 
-WAYS: Mapping[str, Callable[[Spec], Batches]] = {"ours": ours, "memory": ours, "png": png, "torchgeo": torchgeo,
-                                                 "litdata": litdata, "mosaic": mosaic}
+WAYS: Mapping[str, Callable[[Spec], Batches]] = {
+    "ours": ours, "memory": ours, "dataloader": over_store, "png": png, "torchgeo": torchgeo, "litdata": litdata,
+    "mosaic": mosaic}
 
 
 def cpu_s() -> float:
