@@ -11,6 +11,7 @@ of its own. All give batches of uint8, images (N, 3, size, size) and labels (N, 
 the same code, swath.augment.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -260,7 +261,10 @@ def mosaic(spec: Spec) -> Batches:
         def __getitem__(self, at: int) -> dict[str, Any]:
             return vary(super().__getitem__(at))
 
-    return dataloader(Patches(local=spec.source, shuffle=True, batch_size=BATCH))
+    with open(Path(spec.source).parent / "mosaic.lock", "w") as lock:  # two that start at once choose the same name
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patches = Patches(local=spec.source, shuffle=True, batch_size=BATCH)
+    return dataloader(patches)
 
 
 def dataloader(dataset: "Dataset[dict[str, Any]]", kind: Callable[..., Iterable[Any]] | None = None, **settings: Any
