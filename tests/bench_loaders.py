@@ -42,6 +42,8 @@ SKIPPED = 2 * READY
 """Batches that are left out before those that are timed."""
 IN_MEMORY = 128
 """Patches of the way `memory`."""
+WARM = 64
+"""Batches after which our lanes are in the middle of their walks: all begin at once, with nothing in the cache."""
 FOREVER = 1 << 30
 """Batches, for a loader whose epochs follow one another without a gap."""
 
@@ -70,14 +72,16 @@ class Spec:
 class Batches:
     """Batches of a source, one epoch after another."""
 
-    def __init__(self, epoch: Iterable[Any], length: int, arrays: Callable[[Any], tuple[Any, Any]]) -> None:
-        """`epoch` gives an epoch's `length` batches each time it is iterated; `arrays` a batch's images and labels."""
+    def __init__(self, epoch: Iterable[Any], length: int, arrays: Callable[[Any], tuple[Any, Any]], warm: int = 0
+                 ) -> None:
+        """`epoch` gives an epoch's `length` batches each time it is iterated; `arrays` a batch's images and labels. The
+        first `warm` batches of all are left out."""
         self.most = length - SKIPPED - READY
         if self.most < 1:
             raise SystemExit("too few patches for an epoch of which the middle can be timed; take larger scenes")
         self._epoch, self._length, self._arrays = epoch, length, arrays
         self._running: Iterator[Any] = iter(())
-        self._left = 0
+        self._left, self._warm = 0, warm
 
     def begin(self, count: int) -> None:
         """Get to where the next `count` batches are neither ready nor an epoch's last."""
@@ -85,7 +89,8 @@ class Batches:
             for _ in self._running:
                 pass
             self._running, self._left = iter(self._epoch), self._length
-        self.skip(SKIPPED)
+        self.skip(SKIPPED + self._warm)
+        self._warm = 0
 
     def skip(self, count: int) -> None:
         """Take batches and look at none."""
@@ -113,7 +118,8 @@ def ours(spec: Spec) -> Batches:
     plan = plan_of(store, spec.size, spec.stride)
     loader = Loader(store=store, plan=plan, batch=BATCH, seed=0, rank=0, world_size=1,
                     augment=augment(spec.size, spec.vary), readers=spec.readers)
-    return Batches(loader.batches(0, FOREVER), FOREVER, lambda batch: (batch.images_NSBHW[:, 0], batch.labels_NHW))
+    return Batches(loader.batches(0, FOREVER), FOREVER, lambda batch: (batch.images_NSBHW[:, 0], batch.labels_NHW),
+                   warm=WARM)
 
 
 class StoreBatches:
