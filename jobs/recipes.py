@@ -67,9 +67,9 @@ def landcover_ai() -> Config:
 
     The source has `images/*.tif` and `masks/*.tif`. Train patches are "relevant": 5 % or more of their labels are of
     another class than background (its users' own rule, which drops pure woodland too, is --patches.min-foreground 0
-    --patches.min-not-lowest 0.05). The edge that is no multiple of the size is kept. For a GPU;
-    encoders with ImageNet weights are --model.weights imagenet, where they can be downloaded. Its published tiles are
-    --split.by tile --split.block 512 --split.train @train.txt --split.val @val.txt --split.test @test.txt.
+    --patches.min-not-lowest 0.05). The edge that is no multiple of the size is kept. Its published tiles are --split.by
+    tile --split.block 512 --split.train @train.txt --split.val @val.txt --split.test @test.txt. For a GPU; encoders
+    with ImageNet weights are --model.weights imagenet, where they can be downloaded.
     """
     return Config(
         data=DataConfig(adapter="landcover_ai"),

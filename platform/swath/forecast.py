@@ -22,7 +22,7 @@ from swath import loop, predict, score
 from swath.blend import lattice, stride_of
 from swath.config import Config
 from swath.context import LocalContext
-from swath.job import Job, length
+from swath.job import Job, loss_patches, step_count, step_megapixels
 from swath.loader import Batch
 from swath.patches import PatchPlan
 from swath.score import Region
@@ -126,15 +126,13 @@ class Forecast:
 
 def work(store: Store, split: Split, config: Config, train: PatchPlan, val: PatchPlan) -> Work:
     """What a run of a configuration does, over plans of its train and its val split. No pixel is read."""
-    step = config.train.batch * config.patches.size**2 / 1e6
-    steps = max(1, int(np.ceil(length(config, train) / step - 1e-9)))
+    step, steps = step_megapixels(config), step_count(config, train)
     every = score.report_megapixels(store, split, config)
     reports = min(steps - 1, int((steps - 1) * step / every + 1e-9)) + 1  # Job.is_due: the last step always reports
-    loss_px = score.sample_megapixels(store, split, config) * 1e6
     sample = score.sample(store, split, "val", config).regions
     return Work(steps=steps, batch=config.train.batch, megapixels=steps * step, epochs=steps * step / train.megapixels,
                 reports=reports, sample_windows_S=windows(store, sample, config, val),
-                loss_patches=min(len(val), max(1, round(loss_px / config.patches.size**2))),
+                loss_patches=loss_patches(store, split, config, val),
                 whole_windows_S=windows(store, score.whole(store, split, "val"), config, val))
 
 

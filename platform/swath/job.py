@@ -27,6 +27,7 @@ from swath.config import Config
 from swath.context import Context
 from swath.loader import Batch, Costs, Loader
 from swath.patches import PatchPlan
+from swath.split import Split
 from swath.state import State, optimiser
 
 
@@ -48,8 +49,8 @@ class Job:
                              augment=Augment(config.augment, size=config.patches.size, bands=store.bands,
                                              dtype=store.dtype), readers=config.cluster.readers,
                              device=context.device, stuck_s=config.cluster.stuck_s)
-        self.step_megapixels = config.train.batch * config.patches.size**2 / 1e6
-        self.steps = max(1, math.ceil(length(config, self.plan) / self.step_megapixels - 1e-9))
+        self.step_megapixels = step_megapixels(config)
+        self.steps = step_count(config, self.plan)
         self.report_megapixels = score.report_megapixels(store, self.split, config)
         self.sample = score.sample(store, self.split, "val", config)
         self.val_present_K = splits.class_pixels(store, self.split, "val") > 0
@@ -132,8 +133,7 @@ class Job:
     @torch.inference_mode()
     def validation_loss(self, net: torch.nn.Module) -> float:
         """The loss over validation patches spread evenly over the plan, as many pixels as the sample has."""
-        count = min(len(self.val_plan), max(1, round(score.sample_megapixels(self.store, self.split, self.config)
-                                                     * 1e6 / self.config.patches.size**2)))
+        count = loss_patches(self.store, self.split, self.config, self.val_plan)
         ids = np.linspace(0, len(self.val_plan) - 1, count).round().astype(np.int64)
         mine = ids[self.context.rank :: self.context.world_size]
         nothing = self.loss.totals(torch.empty(0, 1, 1, dtype=torch.uint8))  # a rank may have no patch
@@ -156,6 +156,22 @@ class Job:
 def length(config: Config, plan: PatchPlan) -> float:
     """The length of a run over a plan, in megapixels seen."""
     return config.train.megapixels or config.train.epochs * plan.megapixels
+
+
+def step_megapixels(config: Config) -> float:
+    """Patch pixels of one optimiser step over all workers, in millions."""
+    return config.train.batch * config.patches.size**2 / 1e6
+
+
+def step_count(config: Config, plan: PatchPlan) -> int:
+    """Optimiser steps of a run over a plan: the last one may go past the run's length."""
+    return max(1, math.ceil(length(config, plan) / step_megapixels(config) - 1e-9))
+
+
+def loss_patches(store: Store, split: Split, config: Config, val_plan: PatchPlan) -> int:
+    """Validation patches that the validation loss is taken over: as many pixels as the sample has."""
+    wanted = score.sample_megapixels(store, split, config) * 1e6 / config.patches.size**2
+    return min(len(val_plan), max(1, round(wanted)))
 
 
 class Samples:
