@@ -159,7 +159,9 @@ def _give_up_sending(pipe: "Connection[Any, Any]", after_s: float) -> None:
 
 
 def _start(pipe: int, memory: int, lifeline: int) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # a cluster's copy of the code
+    environment = {"MALLOC_ARENA_MAX": "1",  # each arena of TensorStore's threads keeps its own leftovers: over six
+                   # epochs of 2,200 patches a reader grew by 30 MB, with one arena by 2 MB, as fast (measured)
+                   **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # a cluster's copy of the code
     return subprocess.Popen([sys.executable, "-P", "-c", _MAIN, *map(str, (pipe, memory, lifeline, os.getpid()))],
                             pass_fds=(pipe, memory, lifeline), env=environment, stdin=subprocess.DEVNULL)
 
