@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath.blend import axis, lattice, starts, stride_of
+from swath.blend import around, axis, finished, grid_of, lattice, starts, stride_of, support, taps
 
 LENGTHS = st.integers(1, 300)
 SIDES = st.integers(1, 100)
@@ -67,10 +68,48 @@ def test_touching_windows_are_those_that_share_a_pixel(length, side, overlap, da
     assert list(windows.touching(first, past)) == expected
 
 
-def test_a_lattice_goes_row_by_row():
-    windows = lattice((10, 6), 4, 0.5)
-    assert list(windows.touching(((0, 10), (0, 6)))) == [(i, j) for i in range(4) for j in range(2)]
-    assert list(windows.touching(((9, 10), (0, 1)))) == [(3, 0)]
+def test_a_lattice_lies_on_the_pixels_of_its_patches():
+    fine = lattice((10, 6), 4, 0.5, 4)
+    assert (fine.grid, fine.side) == (1, 4)
+    assert fine.touching(((0, 10), (0, 6))) == (range(4), range(2))
+    assert fine.touching(((9, 10), (0, 1))) == (range(3, 4), range(1))
+    coarse = lattice((21, 13), 16, 0.5, 4)
+    assert (coarse.grid, coarse.side) == (4, 16)
+    assert (coarse.rows.length, coarse.cols.length) == (6, 4)
+    assert [coarse.corner(i, 0) for i in range(2)] == [(0, 0), (8, 0)], "the last reaches over the scene's end"
+
+
+@pytest.mark.parametrize(("side", "size", "expected"), [
+    (256, 256, 1), (512, 256, 2), (1024, 256, 4), (768, 256, 2), (2000, 512, 2), (4000, 512, 4), (1031, 256, 1),
+    (1000, 512, 1), (32, 256, 1)])
+def test_the_grid_is_a_power_of_two_that_divides_the_window(side, size, expected):
+    assert grid_of(side, size) == expected
+
+
+GRIDS = st.sampled_from([1, 2, 4, 8])
+
+
+@given(st.integers(1, 40), GRIDS, st.data())
+def test_a_scene_is_interpolated_from_its_grid_as_torch_does(length, grid, data):
+    first = data.draw(st.integers(0, length * grid - 1))
+    past = data.draw(st.integers(first + 1, length * grid))
+    values = np.random.default_rng(length).random(length, np.float32)
+    low, high, share = taps(first, past, grid, length)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], scale_factor=grid, mode="linear")
+    np.testing.assert_allclose(values[low] * (1 - share) + values[high] * share, expected[0, 0, first:past],
+                               rtol=1e-5)
+    assert support(first, past, grid, length) == (low[0], high[-1] + 1)
+
+
+@given(st.integers(1, 40), GRIDS)
+def test_rows_are_finished_as_soon_as_all_that_they_need_is(done, grid):
+    _, high, _ = taps(0, 50 * grid, grid, 50)
+    assert finished(done, grid) == np.flatnonzero(high < done)[-1] + 1
+
+
+@given(st.integers(-100, 100), st.integers(1, 50), st.integers(1, 50))
+def test_a_window_around_another_has_its_centre(start, side, other):
+    assert abs(2 * around(start, side, other) + other - (2 * start + side)) <= 1
 
 
 def test_a_long_axis_keeps_positions_and_no_weights():

@@ -136,10 +136,10 @@ def test_the_windows_of_a_score_are_those_that_are_predicted(store: Store) -> No
     for regions in (score.whole(store, split, "val"), score.sample(store, split, "val", config).regions):
         seen = 0
 
-        def forward(images_NBss: torch.Tensor) -> torch.Tensor:
+        def forward(images_NSBss: torch.Tensor) -> torch.Tensor:
             nonlocal seen
-            seen += len(images_NBss)
-            return torch.zeros(len(images_NBss), len(CLASSES), 64, 64)
+            seen += len(images_NSBss)
+            return torch.zeros(len(images_NSBss), len(CLASSES), 64, 64)
 
         score.count(store, split, "val", regions, forward, config, torch.device("cpu"))
         assert sum(forecast.windows(store, regions, config, val)) == seen

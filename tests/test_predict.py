@@ -1,6 +1,7 @@
 """Whole scenes from windows: a network that returns its input returns the scene, whatever its shape."""
 
 import gc
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -12,17 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchstore import RasterFile
+from swath import predict
+from swath.blend import lattice
 from swath.errors import DataError
 from swath.predict import (
     ArrayReader,
     StoreReader,
     batch_size,
-    blend,
-    blend_scales,
     classes_of,
     network_forward,
+    part,
     precision,
     predict_array,
+    stream,
+    symmetric,
 )
 
 OVERLAPS = st.floats(0, 0.9)
@@ -47,6 +51,18 @@ def whole(rows, shape, classes, top=0):
     result = np.concatenate(pieces, axis=1)
     assert result.shape == (classes, *shape)
     return result
+
+
+def blend(reader, forward, *, classes, size, overlap, batch, scale=1, region=None):
+    """One scale of a region, by a forward pass that takes images_NBHW."""
+    return blend_scales(reader, forward, scales=(scale,), classes=classes, size=size, overlap=overlap, batch=batch,
+                        region=region)
+
+
+def blend_scales(reader, forward, *, scales, classes, size, overlap, batch, region=None):
+    """Several scales of a region."""
+    of = part(reader, size=size, scales=scales, overlap=overlap, region=region)
+    return predict.blend(of, lambda images: forward(images[:, 0]), classes=classes, batch=batch)
 
 
 class Ground:
@@ -120,6 +136,107 @@ def test_a_region_has_the_values_that_it_has_in_the_whole(shape, size, overlap, 
     everything = whole(blend(reader, forward, **settings), shape, 1)
     part = whole(blend(reader, forward, region=tuple(region), **settings), (bottom - top, right - left), 1, top)
     np.testing.assert_allclose(part, everything[:, top:bottom, left:right], rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(st.integers(1, 150), st.integers(1, 60)),
+       st.sampled_from([(8, (1,)), (12, (2, 1)), (16, (4,)), (8, (3, 0.5))]), OVERLAPS, st.integers(1, 7), st.data())
+def test_rows_have_the_same_bytes_however_the_work_is_cut(shape, patches, overlap, batch, data):
+    """Also where what the network gives depends on the whole batch: batches are the region's, whoever works on it."""
+    size, scales = patches
+    cuts = sorted({0, shape[0], *data.draw(st.lists(st.integers(0, shape[0]), max_size=3))})
+    seen = []
+
+    def forward(images):
+        seen.append(images.shape)
+        return images[:, 0] + 3 * images.mean() + torch.arange(size).sqrt()
+
+    def rows(wanted=None):
+        of = part(Ground(shape), size=size, scales=scales, overlap=overlap, rows=wanted)
+        return whole(predict.blend(of, forward, classes=2, batch=batch),
+                     (shape[0] if wanted is None else wanted[1] - wanted[0], shape[1]), 2, wanted[0] if wanted else 0)
+
+    everything = rows()
+    once = len(seen)
+    pieces = [rows(pair) for pair in itertools.pairwise(cuts)]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), everything)
+    assert len(pieces) > 1 or len(seen) == 2 * once
+
+
+def test_a_coarse_scale_is_blended_in_its_own_pixels():
+    """Against windows upsampled one by one and blended at full resolution: the same but where a window's edge bends."""
+    shape, size, scale = (150, 97), 16, 4
+    windows = lattice(shape, size * scale, 0.5, size)
+    sums = np.zeros((windows.rows.length, windows.cols.length))
+    weights = np.zeros_like(sums)
+    for i, row in enumerate(windows.rows.starts):
+        for j, col in enumerate(windows.cols.starts):
+            image = Ground(shape).read([(row * 4, col * 4, 64)], size)[0, 0].astype(float)
+            weight = np.outer(windows.rows.weights(i), windows.cols.weights(j))
+            square = np.s_[row:row + size, col:col + size]
+            inside = sums[square].shape
+            sums[square] += ((image**2 / 100) * weight)[:inside[0], :inside[1]]
+            weights[square] += weight[:inside[0], :inside[1]]
+    np.testing.assert_allclose(weights, 1, rtol=1e-5)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(sums)[None, None], scale_factor=4, mode="bilinear")
+    scores = whole(blend(Ground(shape), lambda x: x[:, :1]**2 / 100, classes=1, size=size, scale=scale, overlap=0.5,
+                         batch=3), shape, 1)
+    np.testing.assert_allclose(scores[0], expected[0, 0, :shape[0], :shape[1]], rtol=1e-5, atol=1e-4)
+
+
+def test_a_batch_goes_on_in_the_next_part_of_a_lot_but_not_in_the_next_lot():
+    readers = [ArrayReader(scene(shape, seed=n)) for n, shape in enumerate([(20, 9), (8, 8), (30, 11)])]
+    parts = [part(reader, size=8, scales=(1,), overlap=0) for reader in readers]
+    sizes = []
+
+    def forward(images):
+        sizes.append(len(images))
+        return images[:, 0].float()
+
+    def run(lots):
+        sizes.clear()
+        found = {id(of): [] for of in parts}
+        for of, row, scores in stream(lots, forward, classes=3, batch=4):
+            found[id(of)].append((row, scores))
+        for reader, of in zip(readers, parts, strict=True):
+            np.testing.assert_array_equal(np.rint(whole(found[id(of)], reader.shape, 3)), reader.image_BHW)
+
+    run([parts])
+    assert sizes == [4, 4, 4, 3]
+    run([[of] for of in parts])
+    assert sizes == [4, 2, 1, 4, 4]
+
+
+def test_several_scales_can_be_seen_at_once():
+    """Detail and context have the same centre; the result lies where the detail does."""
+    shape, seen = (70, 45), []
+
+    def forward(images):
+        seen.append(images.shape[1:])
+        middle = images[..., 7:9, 7:9].mean((-1, -2))  # of each scale and band
+        torch.testing.assert_close(middle, middle[:, :1].expand_as(middle), atol=0.51, rtol=0)
+        return images[:, 0]
+
+    of = part(Ground(shape), size=16, scales=(1, 2, 4), overlap=0.5, together=True)
+    scores = whole(predict.blend(of, forward, classes=2, batch=3), shape, 2)
+    assert set(seen) == {(3, 2, 16, 16)}
+    expected = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+
+
+def test_eight_symmetries_turn_and_mirror_with_the_scene():
+    torch.manual_seed(0)
+    kernel = torch.randn(2, 3, 3, 3)
+
+    def forward(images):
+        return torch.nn.functional.conv2d(images[:, 0], kernel, padding=1)
+
+    images = torch.rand(2, 1, 3, 10, 10)
+    mean = symmetric(forward)
+    assert not torch.allclose(forward(images.flip(-1)), forward(images).flip(-1), atol=1e-3)
+    for turns in range(4):
+        for change in (lambda x, k=turns: x.rot90(k, (-2, -1)), lambda x, k=turns: x.flip(-1).rot90(k, (-2, -1))):
+            torch.testing.assert_close(mean(change(images)), change(mean(images)))
 
 
 def test_float32_holds_where_thousands_of_windows_overlap():
@@ -204,7 +321,7 @@ def test_a_piece_keeps_no_larger_buffer_alive():
     assert sum(scores.untyped_storage().nbytes() for _, scores in pieces) == 2 * 100 * 20 * 4
 
 
-def test_reading_runs_one_batch_ahead_and_no_further():
+def test_reading_runs_two_batches_ahead_and_no_further():
     reader, reads, worked = ArrayReader(scene((64, 64))), [], []
 
     class Watched(ArrayReader):
@@ -214,7 +331,7 @@ def test_reading_runs_one_batch_ahead_and_no_further():
 
     def forward(images):
         worked.append(len(images))
-        assert len(reads) <= len(worked) + 1
+        assert len(reads) <= len(worked) + 2
         return images.float()
 
     for _ in blend(Watched(reader.image_BHW), forward, classes=3, size=16, scale=1, overlap=0, batch=3):
@@ -228,7 +345,7 @@ def test_reading_runs_one_batch_ahead_and_no_further():
 def test_stopping_early_leaves_no_thread(scales):
     before = threading.active_count()
     for _ in blend_scales(Ground((500, 20)), lambda x: x, scales=scales, classes=2, size=16, overlap=0.5, batch=1):
-        assert threading.active_count() == before + len(scales)
+        assert threading.active_count() == before + 1
         break
     assert threading.active_count() == before
 
@@ -277,15 +394,13 @@ class Small(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("arithmetic", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
-def test_a_network_gives_probabilities(arithmetic, tolerance):
+def test_a_network_gives_its_logits(arithmetic, tolerance):
     net, image = Small().eval(), scene((40, 23))
-    rows = blend(ArrayReader(image), network_forward(net, arithmetic), classes=3, size=16, scale=1, overlap=0.5,
-                 batch=4)
-    probabilities = whole(rows, (40, 23), 3)
+    of = part(ArrayReader(image), size=16, scales=(1,), overlap=0.5)
+    logits = whole(predict.blend(of, network_forward(net, arithmetic), classes=3, batch=4), (40, 23), 3)
     with torch.no_grad():
-        expected = net(torch.from_numpy(image)[None, None]).softmax(1)[0].numpy()
-    np.testing.assert_allclose(probabilities, expected, atol=tolerance)
-    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+        expected = net(torch.from_numpy(image)[None, None])[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=tolerance)
 
 
 def test_the_arithmetic_and_the_batch_follow_from_device_and_size():
@@ -294,7 +409,8 @@ def test_the_arithmetic_and_the_batch_follow_from_device_and_size():
 
 
 def test_a_network_in_training_mode_is_refused():
-    rows = blend(ArrayReader(scene((8, 8))), network_forward(Small()), classes=3, size=8, scale=1, overlap=0, batch=1)
+    of = part(ArrayReader(scene((8, 8))), size=8, scales=(1,), overlap=0)
+    rows = predict.blend(of, network_forward(Small()), classes=3, batch=1)
     with pytest.raises(ValueError, match=r"net\.eval"):
         next(rows)
 

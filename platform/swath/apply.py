@@ -123,9 +123,9 @@ def predict_file(run: str, source: Path, output: Path, *, workdir: Path, uri: st
     reader = RasterFile(source, bands=card.bands, dtype=np.dtype(card.dtype))
     scales = patches.factors(config.patches, pixel_m2(reader.crs, reader.transform), str(source))
     forward, place = _ready(trained, device)
-    blended = predict.blend_scales(
-        reader, forward, classes=len(card.classes), size=config.patches.size, scales=scales,
-        overlap=config.score.overlap, batch=predict.batch_size(config.patches.size), device=place)
+    whole = predict.part(reader, size=config.patches.size, scales=scales, overlap=config.score.overlap)
+    blended = predict.blend(whole, forward, classes=len(card.classes), batch=predict.batch_size(config.patches.size),
+                            device=place)
     pixels_K = np.zeros(256, np.int64)
 
     def rows() -> Iterator[tuple[int, NDArray[np.uint8]]]:

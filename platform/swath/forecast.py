@@ -5,6 +5,7 @@ windows through the predictor that scores. Reading is left out: `swath.pace` mea
 machine that it was measured on, with one worker; where several train together, that is the time between them.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -141,10 +142,10 @@ def windows(store: Store, regions: Iterable[Region], config: Config, plan: Patch
     total_S = np.zeros(len(plan.scales), np.int64)
     sides = dict(zip(plan.scenes, plan.side_SC.tolist(), strict=True))
     for scene, group in groupby(sorted(regions, key=lambda region: region.scene), key=lambda region: region.scene):
-        lattices = [lattice(store.scenes[scene].shape, side, config.score.overlap) for side in sides[scene]]
+        lattices = [lattice(store.scenes[scene].shape, side, config.score.overlap, config.patches.size)
+                    for side in sides[scene]]
         for region in group:
-            total_S += [len(places.rows.touching(*region.rows)) * len(places.cols.touching(*region.cols))
-                        for places in lattices]
+            total_S += [math.prod(map(len, places.touching((region.rows, region.cols)))) for places in lattices]
     return tuple(total_S.tolist())
 
 
@@ -187,13 +188,13 @@ def _window_seconds(job: Job, forward: predict.Forward, scene_px: float) -> floa
     count = whole if job.context.device.type == "cuda" else -(-whole // 4)
     reader = _Noise((side, side + (count - 1) * stride_of(side, overlap)), job.store.bands, job.store.dtype)
 
-    def strip() -> None:
-        rows = predict.blend(reader, forward, classes=job.classes, size=size, scale=side / size, overlap=overlap,
-                             batch=count, device=job.context.device)
+    def once() -> None:
+        strip = predict.part(reader, size=size, scales=(side / size,), overlap=overlap)
+        rows = predict.blend(strip, forward, classes=job.classes, batch=count, device=job.context.device)
         for _ in predict.classes_of(rows):
             pass
 
-    return _mean_seconds(strip, job.context.device)[0] / count
+    return _mean_seconds(once, job.context.device)[0] / count
 
 
 def _mean_seconds(call: Callable[[], object], device: torch.device) -> tuple[float, float | None]:

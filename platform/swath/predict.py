@@ -1,30 +1,38 @@
-"""Scores of whole scenes: overlapping windows through a network, blended, row by row from the top.
+"""Scores of whole scenes: windows through a network, batch after batch, blended into rows from top to bottom.
 
-Shapes: N windows of a batch, B bands, K classes, H x W of a scene, h rows of one piece, s the side of a window.
-Memory is a few times that of one row of windows (K x side x columns of the region), whatever the scene's height.
+Shapes: N windows of a batch, S scales at once (1, but for `together`), B bands, K classes, H x W of a scene, h rows of
+one piece, s the side of a patch. Memory is a few times that of one row of windows (K x side x columns of the region, at
+a coarse scale in its own pixels), whatever the scene's height.
 """
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, Protocol
+from itertools import accumulate, groupby
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from patchstore import Store, Window
-from swath.blend import Lattice, Region, lattice
+from patchstore.window import reflect
+from swath.accumulate import Blend
+from swath.blend import Lattice, Region, around, lattice
 from swath.errors import DataError
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-"""images_NBss, of the scene's dtype and on the device, to float32 scores_NKss."""
+"""images_NSBss, of the scene's dtype and on the device, to float32 scores_NKss; scores are logits, which are blended as
+they are."""
 Precision = Literal["fp32", "bf16"]
 Rows = Generator[tuple[int, torch.Tensor], None, None]
 """Finished rows, from top to bottom: the scene row of the first, and scores_KhW of the region's columns. Closing it
 (or dropping the last reference) ends its reading thread."""
+AHEAD = 2
+"""Batches that are read while one is in the network."""
 
 
 class Reader(Protocol):
@@ -67,14 +75,9 @@ class ArrayReader:
         for image, (row, col, side) in zip(images, windows, strict=True):
             if side != size:
                 raise ValueError(f"an array is read at scale 1 only: side {side} is not the size {size}")
-            rows, cols = _mirrored(row, side, self.shape[0]), _mirrored(col, side, self.shape[1])
+            rows, cols = reflect(row, side, self.shape[0]), reflect(col, side, self.shape[1])
             image[:] = self.image_BHW[:, rows[:, None], cols]
         return images
-
-
-def _mirrored(start: int, side: int, length: int) -> NDArray[np.int64]:
-    index = np.arange(start, start + side) % (2 * length)
-    return np.minimum(index, 2 * length - 1 - index)
 
 
 @dataclass(frozen=True)
@@ -104,132 +107,186 @@ class StoreReader:
         return self.store.read([Window(self.scene, row, col, side) for row, col, side in windows], size)[0]
 
 
-def blend(reader: Reader, forward: Forward, *, classes: int, size: int, scale: float, overlap: float, batch: int,
-          region: Region | None = None, device: str | torch.device = "cpu") -> Rows:
-    """Scores of a region (default: the whole scene) from windows of `size` pixels that span size x scale scene pixels.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Rows of a region of a scene that are to be predicted, and the windows that they are made of."""
 
-    The windows are those of the whole scene, so a region has the values that it has in the whole. At a scale other
-    than 1 scores are brought to full resolution bilinearly before they are blended, below 1 with antialiasing.
+    reader: Reader
+    region: Region
+    """What batches are formed over."""
+    rows: tuple[int, int]
+    """What is wanted of it, in scene rows."""
+    size: int
+    sides: tuple[int, ...]
+    """Side in scene pixels of the windows of each scale."""
+    lattices: tuple[Lattice, ...]
+    """Of every scale; where all are seen at once, of the first alone."""
 
-    Raises ValueError for settings that make no sense and for scores of another shape than (N, classes, size, size).
+    @property
+    def wanted(self) -> Region:
+        """The rows that are wanted, in the region's columns."""
+        return self.rows, self.region[1]
+
+
+def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, together: bool = False,
+         region: Region | None = None, rows: tuple[int, int] | None = None) -> Part:
+    """A region of a scene (default: all of it), or some of its rows, by windows of `size` pixels that span size x scale
+    scene pixels. Several scales are predicted one by one and their scores averaged; with `together` a window is seen at
+    all of them at once, and lies where that of the first scale does.
+
+    The windows are those of the whole scene, so a region has the values that it has in the whole. Raises ValueError for
+    settings that make no sense.
     """
-    if batch < 1 or classes < 1 or size < 1 or round(size * scale) < 1:
-        raise ValueError("batch, classes, size and the pixels of a window's side (size x scale) must be 1 or more, got "
-                         f"{batch}, {classes}, {size} and {size} x {scale}")
-    windows = lattice(reader.shape, round(size * scale), overlap)
+    if size < 1 or not scales or any(round(size * scale) < 1 for scale in scales):
+        raise ValueError("size and the pixels of a window's side (size x scale) must be 1 or more, for one scale at "
+                         f"least, got {size} and the scales {tuple(scales)}")
+    sides = tuple(round(size * scale) for scale in scales)
     region = region or ((0, reader.shape[0]), (0, reader.shape[1]))
+    rows = rows or region[0]
     if any(not 0 <= first < past <= length for (first, past), length in zip(region, reader.shape, strict=True)):
         raise ValueError(f"region {region} must have a pixel and lie in the scene of {reader.shape}")
-    return _blend(reader, forward, windows, region, classes, size, batch, torch.device(device))
+    if not region[0][0] <= rows[0] < rows[1] <= region[0][1]:
+        raise ValueError(f"rows {rows} must be some of the region's {region[0]}")
+    return Part(reader=reader, region=region, rows=rows, size=size, sides=sides, lattices=tuple(
+        lattice(reader.shape, side, overlap, size) for side in (sides[:1] if together else sides)))
 
 
-def _blend(reader: Reader, forward: Forward, windows: Lattice, region: Region, classes: int, size: int, batch: int,
-           device: torch.device) -> Rows:
-    band = _Band(classes, windows, region, device)
-    with closing(_read_ahead(reader, windows, region, batch, size)) as batches:
-        for places, images_NBss in batches:
-            scores_NKss = _scores(forward, torch.from_numpy(images_NBss).to(device), classes)
-            for (i, j), scores_Kss in zip(places, scores_NKss, strict=True):
-                if i > band.row:
-                    yield from band.next_row()
-                band.add(j, scores_Kss)
-        yield from band.next_row()
+def stream(lots: Iterable[Sequence[Part]], forward: Forward, *, classes: int, batch: int,
+           device: str | torch.device = "cpu") -> Generator[tuple[Part, int, torch.Tensor], None, None]:
+    """Predict parts, one after the other: of each the finished rows from top to bottom, with their scores_KhW.
+
+    Batches are formed over the windows of a lot's parts in their order, and never of two lots; while one is in the
+    network the next are read, of the next lot too. What is in a batch depends on the lot's regions alone, not on which
+    of their rows are wanted: so a scene has the same bytes in one piece as in several, on whatever machine.
+
+    Raises ValueError for a batch or classes below 1 and for scores of another shape than (N, classes, size, size).
+    """
+    if batch < 1 or classes < 1:
+        raise ValueError(f"batch and classes must be 1 or more, got {batch} and {classes}")
+    return _stream(lots, forward, classes, batch, torch.device(device))
 
 
-def _read_ahead(reader: Reader, windows: Lattice, region: Region, batch: int, size: int
-                ) -> Generator[tuple[list[tuple[int, int]], NDArray[Any]], None, None]:
-    """Batches of lattice places with their images; the next is read in one thread while the caller has this one."""
-    places = windows.touching(region)
+def _stream(lots: Iterable[Sequence[Part]], forward: Forward, classes: int, batch: int, device: torch.device
+            ) -> Generator[tuple[Part, int, torch.Tensor], None, None]:
+    blends: dict[int, Blend] = {}
+    with closing(_read_ahead(lots, batch, device)) as batches:
+        for places, images_NSBss in batches:
+            scores_NKss = _scores(forward, images_NSBss.to(device, non_blocking=True), classes)
+            for place, scores_Kss in zip(places, scores_NKss, strict=True):
+                if not place.wanted:
+                    continue
+                key, of = id(place.part), place.part
+                if key not in blends:
+                    blends[key] = Blend(classes, of.lattices, of.wanted, device)
+                for row, scores_KhW in blends[key].add(place.layer, place.i, place.j, scores_Kss):
+                    yield of, row, scores_KhW
+                if blends[key].done:
+                    del blends[key]
+
+
+class _Place(NamedTuple):
+    """A window of a part."""
+
+    part: Part
+    layer: int
+    i: int
+    j: int
+    wanted: bool
+
+
+class _Windows:
+    """The windows of a lot's parts: part by part, rows of windows from the top, the layers' mixed by where they begin.
+
+    Rows of windows are listed, not windows: a part of a long scene has as many as it is high.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._rows: list[tuple[Part, int, int, range, bool]] = []
+        for each in parts:
+            rows = []
+            for layer, windows in enumerate(each.lattices):
+                every, cols = windows.touching(each.region)
+                wanted = windows.touching(each.wanted)[0]
+                rows += [(windows.corner(i, 0)[0], layer, i, cols, i in wanted) for i in every]
+            self._rows += [(each, layer, i, cols, wanted) for _, layer, i, cols, wanted in sorted(
+                rows, key=lambda row: row[:3])]
+        self._ends = list(accumulate(len(cols) for _, _, _, cols, _ in self._rows))
+
+    def batches(self, batch: int) -> Iterator[list[_Place]]:
+        """Every batch of windows, but those of which none is wanted."""
+        following = 0
+        for number, (_, _, _, cols, wanted) in enumerate(self._rows):
+            if not wanted:
+                continue
+            past = self._ends[number]
+            first = max(following, (past - len(cols)) // batch * batch)
+            for start in range(first, past, batch):
+                yield [self._place(k) for k in range(start, min(start + batch, self._ends[-1]))]
+                following = start + batch
+
+    def _place(self, index: int) -> _Place:
+        number = bisect_right(self._ends, index)
+        of, layer, i, cols, wanted = self._rows[number]
+        return _Place(of, layer, i, cols[index - self._ends[number] + len(cols)], wanted)
+
+
+def _read_ahead(lots: Iterable[Sequence[Part]], batch: int, device: torch.device
+                ) -> Generator[tuple[list[_Place], torch.Tensor], None, None]:
+    """Batches of windows with their images_NSBss; one thread reads the next ones while the caller has this one."""
+    def read(places: list[_Place]) -> torch.Tensor:
+        images = torch.from_numpy(_images(places))
+        return images.pin_memory() if device.type == "cuda" else images
+
     with ThreadPoolExecutor(1, thread_name_prefix="swath-predict") as pool:
-        ahead: tuple[list[tuple[int, int]], Future[NDArray[Any]]] | None = None
-        while group := list(islice(places, batch)):
-            ground = [(int(windows.rows.starts[i]), int(windows.cols.starts[j]), windows.rows.side) for i, j in group]
-            following = group, pool.submit(reader.read, ground, size)
-            if ahead:
-                yield ahead[0], ahead[1].result()
-            ahead = following
-        if ahead:
-            yield ahead[0], ahead[1].result()
+        ahead: deque[tuple[list[_Place], Future[torch.Tensor]]] = deque()
+        try:
+            for places in (places for parts in lots for places in _Windows(parts).batches(batch)):
+                ahead.append((places, pool.submit(read, places)))
+                if len(ahead) > AHEAD:
+                    following, images = ahead.popleft()
+                    yield following, images.result()
+            while ahead:
+                following, images = ahead.popleft()
+                yield following, images.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _scores(forward: Forward, images_NBss: torch.Tensor, classes: int) -> torch.Tensor:
+def _images(places: Sequence[_Place]) -> NDArray[Any]:
+    """images_NSBss of windows, those of one scene read at once."""
+    pieces = []
+    for of, group in groupby(places, key=lambda place: place.part):
+        windows, scales = [], 1
+        for place in group:
+            windows_of = of.lattices[place.layer]
+            row, col = windows_of.corner(place.i, place.j)
+            sides = (of.sides[place.layer],) if len(of.lattices) == len(of.sides) else of.sides
+            scales = len(sides)
+            windows += [(around(row, sides[0], side), around(col, sides[0], side), side) for side in sides]
+        images = of.reader.read(windows, of.size)
+        pieces.append(images.reshape(-1, scales, *images.shape[1:]))
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _scores(forward: Forward, images_NSBss: torch.Tensor, classes: int) -> torch.Tensor:
     with torch.no_grad():
-        scores = forward(images_NBss)
-    count, _, rows, cols = images_NBss.shape
+        scores = forward(images_NSBss)
+    count, rows, cols = len(images_NSBss), *images_NSBss.shape[-2:]
     if scores.shape != (count, classes, rows, cols):
         raise ValueError(f"forward gave scores of {tuple(scores.shape)}, expected {(count, classes, rows, cols)}")
     return scores.float()
 
 
-class _Band:
-    """Sums over the region's columns: of one row of windows, and of all rows of windows so far.
+def blend(of: Part, forward: Forward, *, classes: int, batch: int, device: str | torch.device = "cpu") -> Rows:
+    """The finished rows of one part; see `stream`."""
+    rows = stream([[of]], forward, classes=classes, batch=batch, device=device)
 
-    Weights along the columns are applied within a row of windows and those along the rows once to its sum. That is
-    less work, and with two short sums in place of a long one float32 holds 1e-5 at any overlap.
-    """
+    def without_part() -> Rows:
+        with closing(rows):
+            for _, row, scores_KhW in rows:
+                yield row, scores_KhW
 
-    def __init__(self, classes: int, windows: Lattice, region: Region, device: torch.device) -> None:
-        self.windows, self.region = windows, region
-        self.last = windows.rows.touching(*region[0])[-1]
-        self.row = windows.rows.touching(*region[0])[0]  # being added; its first scene row is that of both buffers
-        width = region[1][1] - region[1][0]
-        self.row_KsW = torch.zeros((classes, windows.rows.side, width), device=device)
-        self.sums_KsW = torch.zeros_like(self.row_KsW)
-
-    def add(self, j: int, scores_Kss: torch.Tensor) -> None:
-        """Add the scores of the window in column j of the row, brought to full resolution."""
-        side, (left, right) = self.windows.cols.side, self.region[1]
-        if scores_Kss.shape[1] != side:
-            scores_Kss = torch.nn.functional.interpolate(scores_Kss[None], (side, side), mode="bilinear",
-                                                         antialias=side < scores_Kss.shape[1])[0]
-        col = int(self.windows.cols.starts[j])
-        first, past = max(col, left), min(col + side, right)
-        weights_s = torch.from_numpy(self.windows.cols.weights(j)).to(scores_Kss.device)
-        self.row_KsW[:, :, first - left:past - left].addcmul_(
-            scores_Kss[:, :, first - col:past - col], weights_s[first - col:past - col])
-
-    def next_row(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """End a row of windows: yield the region's rows that no later one touches, and move down to the next."""
-        axis, side = self.windows.rows, self.windows.rows.side
-        weights_s = torch.from_numpy(axis.weights(self.row)).to(self.sums_KsW.device)
-        self.sums_KsW.addcmul_(self.row_KsW, weights_s[:, None])
-        self.row_KsW.zero_()
-
-        top = int(axis.starts[self.row])
-        below = top + side if self.row == self.last else int(axis.starts[self.row + 1])
-        first, past = max(top, self.region[0][0]), min(below, self.region[0][1])
-        if first < past:
-            yield first, self.sums_KsW[:, first - top:past - top].clone()
-        kept_KhW = self.sums_KsW[:, below - top:].clone()
-        self.sums_KsW[:, :kept_KhW.shape[1]] = kept_KhW
-        self.sums_KsW[:, kept_KhW.shape[1]:] = 0
-        self.row += 1
-
-
-def blend_scales(reader: Reader, forward: Forward, *, scales: Sequence[float], classes: int, size: int, overlap: float,
-                 batch: int, region: Region | None = None, device: str | torch.device = "cpu") -> Rows:
-    """The mean of `blend` over several scales, each of equal weight. Raises ValueError as `blend`, and for no scale."""
-    if not scales:
-        raise ValueError("scales must name one scale at least")
-    return _mean([blend(reader, forward, classes=classes, size=size, scale=scale, overlap=overlap, batch=batch,
-                        region=region, device=device) for scale in scales])
-
-
-def _mean(streams: Sequence[Rows]) -> Rows:
-    """The mean of streams over the same rows, as far as all of them have come: each holds one piece at most."""
-    with ExitStack() as stack:
-        for stream in streams:
-            stack.enter_context(closing(stream))
-        held = [next(stream) for stream in streams]
-        while True:
-            row, count = held[0][0], min(scores.shape[1] for _, scores in held)
-            yield row, torch.stack([scores[:, :count] for _, scores in held]).mean(0)
-            rest = [(row + count, scores[:, count:]) for _, scores in held]
-            nexts = [piece if piece[1].shape[1] else next(stream, None)
-                     for piece, stream in zip(rest, streams, strict=True)]
-            held = [piece for piece in nexts if piece is not None]
-            if not held:
-                return
+    return without_part()
 
 
 def predict_array(forward: Callable[[NDArray[Any]], NDArray[np.float32]], image_BHW: NDArray[Any], *, size: int = 256,
@@ -238,12 +295,12 @@ def predict_array(forward: Callable[[NDArray[Any]], NDArray[np.float32]], image_
 
     `forward` takes an (N, B, size, size) array of the image's dtype and gives float32 (N, K, size, size).
     """
-    def tensors(images_NBss: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(forward(images_NBss.numpy()), np.float32))
+    def tensors(images_NSBss: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(forward(images_NSBss[:, 0].numpy()), np.float32))
 
     scores_KHW = np.empty((classes, *image_BHW.shape[1:]), np.float32)
-    rows = blend(ArrayReader(image_BHW), tensors, classes=classes, size=size, scale=1, overlap=overlap, batch=batch)
-    for row, scores_KhW in rows:
+    whole = part(ArrayReader(image_BHW), size=size, scales=(1,), overlap=overlap)
+    for row, scores_KhW in blend(whole, tensors, classes=classes, batch=batch):
         scores_KHW[:, row:row + scores_KhW.shape[1]] = scores_KhW.numpy()
     return scores_KHW
 
@@ -261,20 +318,35 @@ def precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> 
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
-def network_forward(net: torch.nn.Module, precision: Precision = "fp32") -> Forward:
-    """Class probabilities (softmax) of a network that takes images_NSBHW (S = 1 here) and gives logits_NKHW.
+def network_forward(net: torch.nn.Module, precision: Precision = "fp32", symmetries: Literal[1, 8] = 1) -> Forward:
+    """Logits of a network that takes images_NSBHW and gives logits_NKHW; with 8 symmetries their mean over the patch as
+    it lies, mirrored, and each of both turned by quarters.
 
     The forward raises ValueError while the network is in training mode: batch normalisation and dropout would make
     a score depend on its neighbours in the batch, or on chance.
     """
-    def forward(images_NBss: torch.Tensor) -> torch.Tensor:
+    def forward(images_NSBss: torch.Tensor) -> torch.Tensor:
         if net.training:
             raise ValueError("the network is in training mode: call net.eval() before predicting with it")
-        with torch.inference_mode(), torch.autocast(images_NBss.device.type, torch.bfloat16, precision == "bf16"):
-            logits_NKss: torch.Tensor = net(images_NBss[:, None])
-        return logits_NKss.float().softmax(1)
+        with torch.inference_mode(), torch.autocast(images_NSBss.device.type, torch.bfloat16, precision == "bf16"):
+            logits_NKss: torch.Tensor = net(images_NSBss)
+        return logits_NKss.float()
 
-    return forward
+    return symmetric(forward) if symmetries == 8 else forward
+
+
+def symmetric(forward: Forward) -> Forward:
+    """The mean of a forward pass over the eight symmetries of the square, each brought back: what it gives turns and
+    mirrors with its input."""
+    def mean(images_NSBss: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor | float = 0.0
+        for turns in range(4):
+            turned = images_NSBss.rot90(turns, (-2, -1))
+            scores = forward(turned) + forward(turned.flip(-1)).flip(-1)
+            total = total + scores.rot90(-turns, (-2, -1))
+        return torch.as_tensor(total) / 8
+
+    return mean
 
 
 def classes_of(rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

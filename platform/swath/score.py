@@ -218,11 +218,10 @@ def predict_region(store: Store, region: Region, forward: Forward, config: Confi
     """
     scales = patches.factors(config.patches, store.scenes[region.scene].pixel_m2,
                              f"{store.uri}: scene {region.scene}")
-    rows = predict.blend_scales(
-        StoreReader(store, region.scene), forward, classes=len(store.classes), size=config.patches.size,
-        scales=scales, overlap=config.score.overlap, batch=predict.batch_size(config.patches.size),
-        region=(region.rows, region.cols), device=device)
-    return predict.classes_of(rows)
+    part = predict.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
+                        overlap=config.score.overlap, region=(region.rows, region.cols))
+    return predict.classes_of(predict.blend(part, forward, classes=len(store.classes),
+                                            batch=predict.batch_size(config.patches.size), device=device))
 
 
 def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], forward: Forward, config: Config,
