@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from swath import apply, cli, console
+from swath import cli, console, evaluate
 from swath.split import SplitName
 
 
@@ -34,9 +34,9 @@ class Arguments(cli.ModelArguments):
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
-    score = apply.evaluate(arguments.run, arguments.split, workdir=cli.lasting(arguments.workdir, "workdir"),
-                           uri=cli.lasting_uri(arguments.track.uri), device=arguments.device,
-                           store_uri=cli.lasting(arguments.data.store, "data.store"))
+    score = evaluate.evaluate(arguments.run, arguments.split, workdir=cli.lasting(arguments.workdir, "workdir"),
+                              uri=cli.lasting_uri(arguments.track.uri), device=arguments.device,
+                              store_uri=cli.lasting(arguments.data.store, "data.store"))
     out = Console()
     out.print(console.iou_table(arguments.split, score.iou, score.means))
     out.print(f"{score.pixels:,} pixels, {score.ignored:,} ignored; protocol {score.protocol.digest()}")

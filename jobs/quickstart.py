@@ -16,7 +16,7 @@ from rich.console import Console
 import patchstore
 import recipes
 from patchstore import testing
-from swath import apply, cli, console, ingest, ray_ingest, search, tracking
+from swath import apply, cli, console, evaluate, ingest, ray_ingest, search, tracking
 from swath import split as splits
 from swath.config import Config
 from swath.ray_cluster import connected
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         out.print(console.trials_table(found.trials))
         clock.lap("search")
 
-    score = apply.evaluate(found.best.run_id, "test", workdir=workdir)
+    score = evaluate.evaluate(found.best.run_id, "test", workdir=workdir)
     out.print(console.iou_table("test", score.iou, score.means))
     clock.lap("score")
 

@@ -152,7 +152,7 @@ def test_old_checkpoints_go_and_the_best_stays(store: Store, tmp_path: Path) -> 
 
 
 def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Store, tmp_path: Path) -> None:
-    from swath import apply  # here: the last test sees that the rest of this module needs no MLflow
+    from swath import evaluate  # here: the last test sees that the rest of this module needs no MLflow
 
     assert finished.checkpoint is not None
     saved = checkpoint.load(finished.checkpoint)
@@ -161,7 +161,7 @@ def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Sto
     redrawn = replace(saved.config, split=SplitConfig(val=(others[0],), test=(trained,)))
     checkpoint.save(tmp_path, saved.state, redrawn, saved.card)
     with pytest.raises(DataError, match="the model was trained on it"):
-        apply.evaluate(str(tmp_path), "test", workdir=tmp_path, device="cpu")
+        evaluate.evaluate(str(tmp_path), "test", workdir=tmp_path, device="cpu")
 
 
 def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import patchstore
 import recipes
 from patchstore import ClassInfo, Scene, Store, StoreError
 from patchstore.merge import merge
-from swath import apply, experiment, loop
+from swath import evaluate, experiment, loop
 from swath.config import ClusterConfig, PatchesConfig
 from swath.context import LocalContext
 
@@ -136,5 +136,5 @@ def test_a_run_trains_on_merged_classes_and_is_scored_on_them(store_uri: str, tm
         patches=PatchesConfig(size=64), train=replace(config.train, megapixels=0.1, report_every=0.1),
         model=replace(config.model, encoder="tu-mobilenetv3_small_050"), cluster=ClusterConfig(device="cpu", readers=0))
     run = loop.fit(config, experiment.open_store(config), LocalContext(tmp_path, torch.device("cpu")))
-    score = apply.evaluate(str(run.checkpoint), "test", workdir=tmp_path, device="cpu")
+    score = evaluate.evaluate(str(run.checkpoint), "test", workdir=tmp_path, device="cpu")
     assert score.iou.keys() == {"field", "built", "woodland"}

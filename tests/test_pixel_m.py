@@ -137,7 +137,7 @@ def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, mon
     card = SimpleNamespace(bands=3, dtype="uint8", classes=tuple("abcde"), colours=((0, 0, 0),) * 5, ignore=255)
     trained = SimpleNamespace(config=Config(patches=PatchesConfig(size=32, pixel_m=0.5)), card=card)
     monkeypatch.setattr(apply, "find", lambda *_: (trained, None))
-    monkeypatch.setattr(apply, "_ready", lambda *_: (brightness, torch.device("cpu")))
+    monkeypatch.setattr(apply, "ready", lambda *_: (brightness, torch.device("cpu")))
     sides = sides_read(monkeypatch, patchstore.RasterFile)
     apply.predict_file("run", folder / "coarse.tif", tmp_path / "map.tif", workdir=tmp_path)
     assert sides == {16}

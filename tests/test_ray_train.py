@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import patchstore
-from swath import apply, experiment, tracking
+from swath import evaluate, experiment, tracking
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -104,7 +104,7 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = experiment.train(config, tmp_path)
-    score = apply.evaluate(str(outcome.run.checkpoint), "val", workdir=tmp_path, device="cpu")
+    score = evaluate.evaluate(str(outcome.run.checkpoint), "val", workdir=tmp_path, device="cpu")
     np.testing.assert_array_equal(score.counts_KK, outcome.run.counts_KK)
 
 
