@@ -1,12 +1,14 @@
 """Cloud-Optimised GeoTIFFs from rows as they come, with CRS, validity, colours and overviews.
 
 A file appears under its name only when it is whole and was read back. Memory is that of a strip of tiles and of GDAL's
-bounded cache.
+bounded cache; disk, for a moment, `room_needed`.
 Legend: B bands; H, W rows and columns of the file; h rows of a piece or strip.
 """
 
 import json
+import math
 import os
+import shutil
 import tempfile
 import threading
 import warnings
@@ -30,6 +32,8 @@ from patchstore.raster import bound_cache
 TILE = 512
 """Side of a tile in pixels. Strips of whole tiles also go past GDAL's block cache."""
 
+_HEADERS = 1 << 16
+"""Bytes that colours, tags and names may take."""
 Array = NDArray[Any]
 Colour = tuple[int, int, int]
 _opening = threading.Lock()  # warnings.catch_warnings changes what all threads see
@@ -57,6 +61,8 @@ class CogHeader:
     """Of the values 0, 1, …, in one band of uint8; nodata is transparent."""
     descriptions: Sequence[str] = ()
     """A name for each band."""
+    scale: float | None = None
+    """What a pixel times this is, on every band, is its value. Such bands are quantities, none a colour."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,17 +94,45 @@ def class_header(*, shape: tuple[int, int], crs: str | None, transform: tuple[fl
                      tags={**(tags or {}), "CLASSES": json.dumps(list(names))})
 
 
+def room_needed(shape: tuple[int, int], *, bands: int = 1, dtype: str = "uint8", masked: bool = False) -> int:
+    """Bytes of disk that writing a file of `shape` takes at most, for a moment, if its pixels do not compress at all.
+
+    They stand in the plain file and in the COG, their overviews in the COG and in GDAL's temporary file, all in whole
+    tiles: 2 2/3 times the pixels of a large file. Noise of 4096 x 4096 took 0.99 of it, a map of classes takes a
+    fiftieth.
+    """
+    rows, cols = shape
+    tile_bytes = TILE * TILE * (bands * np.dtype(dtype).itemsize + masked) * 1.001  # deflate adds 0.02 % to noise
+    levels = [math.ceil(rows / TILE) * math.ceil(cols / TILE)]
+    while max(rows, cols) > TILE:
+        rows, cols = math.ceil(rows / 2), math.ceil(cols / 2)
+        levels.append(math.ceil(rows / TILE) * math.ceil(cols / TILE))
+    return math.ceil(2 * sum(levels) * tile_bytes) + _HEADERS
+
+
+def check_room(path: str | os.PathLike[str], shape: tuple[int, int], *, bands: int = 1, dtype: str = "uint8",
+               masked: bool = False) -> None:
+    """Raise OutputError when the disk has not the room that `room_needed` gives for a file at `path`."""
+    need = room_needed(shape, bands=bands, dtype=dtype, masked=masked)
+    folder = next(parent for parent in Path(path).absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OutputError(f"{path}: writing it may need {need:,} bytes of disk, and {free:,} are free in {folder}; "
+                          "free some, or write to another disk")
+
+
 def write_cog(path: str | os.PathLike[str], pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool = False
               ) -> None:
     """Write a Cloud-Optimised GeoTIFF from pieces, top to bottom: tiles of 512 px, deflate (which every reader has).
 
     Raises OutputError when the file exists and may not be overwritten, when its folder cannot be written or the disk
-    is full, when the CRS is not WKT, and when the pieces leave gaps, do not fill the shape, or are not as the header
-    says. Nothing is left then, and an earlier file stays.
+    has no room (asked first) or is full, when the CRS is not WKT, and when the pieces leave gaps, do not fill the
+    shape, or are not as the header says. Nothing is left then, and an earlier file stays.
     """
     path = Path(path)
     if path.is_dir() or (path.exists() and not overwrite):
         raise OutputError(f"{path}: exists already; give another name{'' if path.is_dir() else ', or overwrite it'}")
+    check_room(path, header.shape, bands=header.bands, dtype=header.dtype, masked=header.masked)
     try:
         crs = None if header.crs is None else rasterio.CRS.from_wkt(header.crs)
     except CRSError as error:
@@ -133,14 +167,19 @@ def _smooth(header: CogHeader) -> bool:
 def _create(path: Path, header: CogHeader, crs: Any) -> Any:
     """A tiled GeoTIFF open for writing: a COG cannot be written in pieces, only copied from another file."""
     predictor = 1 if not _smooth(header) else 3 if header.dtype == "float32" else 2
-    # Without alpha="NO" the fourth of four bands of uint8 would be taken for opacity.
+    # Without alpha="NO" the fourth of four bands of uint8 would be taken for opacity, and without MINISBLACK three
+    # for red, green and blue.
+    plain = {} if header.scale is None else {"photometric": "MINISBLACK"}
     raster = _open(path, "w", driver="GTiff", height=header.shape[0], width=header.shape[1], count=header.bands,
                    dtype=header.dtype, crs=crs, nodata=header.nodata, alpha="NO", tiled=True, blockxsize=TILE,
                    blockysize=TILE, compress="deflate", zlevel=1, predictor=predictor, bigtiff="if_safer",
-                   transform=None if header.transform is None else rasterio.Affine(*header.transform), sparse_ok=True)
+                   transform=None if header.transform is None else rasterio.Affine(*header.transform), sparse_ok=True,
+                   **plain)
     if header.colours:
         clear = {} if header.nodata is None else {header.nodata: (0, 0, 0, 0)}
         raster.write_colormap(1, {value: (*colour, 255) for value, colour in enumerate(header.colours)} | clear)
+    if header.scale is not None:
+        raster.scales = (header.scale,) * header.bands
     raster.update_tags(**header.tags)
     for band, text in enumerate(header.descriptions, start=1):
         raster.set_band_description(band, text)
