@@ -185,7 +185,7 @@ def test_a_quicklook_shows_the_colours_and_a_legend(tmp_path, classes_HW):
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tmp_path / "map.png") as picture:
             pixels = picture.read()[:3].reshape(3, -1).T
-            assert 260 <= picture.height < 300
+            assert 280 <= picture.height < 320, "260 of the map, and the scale bar"
             assert picture.width > 200, "140 of the map, and the legend"
     for colour in COLOURS:
         assert (pixels == colour).all(axis=1).sum() > 500
