@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     out.print(console.iou_table(arguments.split, score.iou, score.means))
     out.print(f"{score.pixels:,} pixels, {score.ignored:,} ignored; protocol {score.protocol.digest()}")
     cli.finish(arguments.json, {
-        "miou": score.miou, "iou": score.iou, "confusion": score.counts_KK.tolist(), "pixels": score.pixels,
+        "miou": score.miou, "iou": score.iou, "confusion": score.confusion.tolist(), "pixels": score.pixels,
         "ignored": score.ignored, "protocol": score.protocol.digest(), "split": arguments.split,
         "unexpected": score.unexpected, "means": score.means})
 

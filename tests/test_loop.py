@@ -69,8 +69,9 @@ def test_the_score_is_that_of_the_saved_network(finished: loop.Run, store: Store
     assert finished.checkpoint is not None
     net = checkpoint.load(finished.checkpoint).network(CPU)
     split = splits.divide(store, TINY.split)
-    result = score.evaluate(store, split, "val", predict.network_forward(net), TINY, CPU)
-    np.testing.assert_array_equal(result.counts_KK, finished.counts_KK)
+    source = score.network_source(store, predict.network_forward(net), TINY, CPU)
+    result = score.evaluate(store, split, "val", source, TINY)
+    np.testing.assert_array_equal(result.counts.array, finished.counts_RKQ)
     assert result.miou == finished.metrics["val/miou"]
     assert result.pixels == splits.class_pixels(store, split, "val").sum()
 
@@ -81,11 +82,12 @@ def test_the_sample_of_everything_is_the_whole_score(finished: loop.Run, store: 
     everything = replace(TINY, score=replace(TINY.score, part=1e6))
     split = splits.divide(store, TINY.split)
     sample = score.sample(store, split, "val", everything)
-    counts = score.count(store, split, "val", sample.regions, forward, TINY, CPU)
-    whole = score.evaluate(store, split, "val", forward, TINY, CPU)
-    part = metrics.part_score(counts, np.array([r.stratum for r in sample.regions]), sample.population_h,
-                              whole.present_K)
-    np.testing.assert_array_equal(counts.sum(axis=0), whole.counts_KK)
+    source = score.network_source(store, forward, TINY, CPU)
+    counts = score.count(store, split, "val", sample.regions, source)
+    whole = score.evaluate(store, split, "val", source, TINY)
+    part = metrics.part_score(metrics.Counts(counts).scored("wrong"), np.array([r.stratum for r in sample.regions]),
+                              sample.population_h, whole.present_K)
+    np.testing.assert_array_equal(metrics.Counts(counts).sum().confusion, whole.confusion)
     assert part.miou == pytest.approx(whole.miou, abs=1e-12)
     assert part.se == 0
 
@@ -93,12 +95,12 @@ def test_the_sample_of_everything_is_the_whole_score(finished: loop.Run, store: 
 def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_path: Path) -> None:
     begun = loop.fit(TINY, store, Stopping(tmp_path, after=0.12, keep=5))
     assert begun.megapixels == pytest.approx(0.131072)
-    assert begun.counts_KK is None
+    assert begun.counts_RKQ is None
     read_ahead = replace(TINY, cluster=ClusterConfig(readers=2))
     resumed = loop.fit(read_ahead, store, LocalContext(tmp_path, CPU, keep=5, resume=begun.checkpoint))
     assert resumed.history[-1]["val/miou"] == finished.history[-1]["val/miou"]
     assert resumed.history[-1]["val/loss"] == pytest.approx(finished.history[-1]["val/loss"], rel=1e-6)
-    np.testing.assert_array_equal(resumed.counts_KK, finished.counts_KK)
+    np.testing.assert_array_equal(resumed.counts_RKQ, finished.counts_RKQ)
 
 
 @pytest.mark.parametrize("batch", [2, 8])
@@ -130,7 +132,7 @@ def test_a_run_cut_off_before_its_last_report_tells_it(finished: loop.Run, store
     context = LocalContext(tmp_path, CPU, resume=finished.checkpoint, listeners=(reports.append,))
     run = loop.fit(TINY, store, context)
     assert reports == [finished.metrics]
-    np.testing.assert_array_equal(run.counts_KK, finished.counts_KK)
+    np.testing.assert_array_equal(run.counts_RKQ, finished.counts_RKQ)
 
 
 def test_cutting_the_batch_does_not_change_the_losses(finished: loop.Run, store: Store, tmp_path: Path) -> None:

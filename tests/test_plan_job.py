@@ -141,7 +141,8 @@ def test_the_windows_of_a_score_are_those_that_are_predicted(store: Store) -> No
             seen += len(images_NSBss)
             return torch.zeros(len(images_NSBss), len(CLASSES), 64, 64)
 
-        score.count(store, split, "val", regions, forward, config, torch.device("cpu"))
+        source = score.network_source(store, forward, config, torch.device("cpu"))
+        score.count(store, split, "val", regions, source)
         assert sum(forecast.windows(store, regions, config, val)) == seen
 
 

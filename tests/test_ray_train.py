@@ -105,7 +105,7 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = experiment.train(config, tmp_path)
     score = evaluate.evaluate(str(outcome.run.checkpoint), "val", workdir=tmp_path, device="cpu")
-    np.testing.assert_array_equal(score.counts_KK, outcome.run.counts_KK)
+    np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
 
 def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: experiment.Outcome, store_uri: str,
@@ -115,7 +115,7 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
     outcome = experiment.train(two_workers(store_uri), tmp_path)
     assert killer.killed is not None
     np.testing.assert_allclose(losses(outcome), losses(undisturbed), rtol=1e-5)
-    np.testing.assert_array_equal(outcome.run.counts_KK, undisturbed.run.counts_KK)
+    np.testing.assert_array_equal(outcome.run.counts_RKQ, undisturbed.run.counts_RKQ)
     record = tracking.find(outcome.location.uri, outcome.run_id)
     assert record.status == "FINISHED"
     assert record.metrics["restarts"] == 1

@@ -373,9 +373,14 @@ class ScoreConfig(Section):
     pixels, it costs about a tenth of the training between two reports, and a block for each class at least."""
     without: tuple[str, ...] = ()
     """Classes left out of a second mean, printed beside the first."""
+    boundary_px: int = 3
+    """Boundary IoU compares pixels within so many full-resolution pixels of a contour."""
+    symmetries: Literal[1, 8] = 1
+    """Symmetries of the square that predictions are averaged over: 8 costs eight times as much."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.overlap < 1, "score.overlap", "from 0 to below 1", self.overlap)
+        _check(1 <= self.boundary_px <= 255, "score.boundary_px", "from 1 to 255", self.boundary_px)
         _check(self.part >= 0, "score.part", "0 or more", self.part)
 
 

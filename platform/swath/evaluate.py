@@ -13,7 +13,7 @@ from swath.checkpoint import Checkpoint
 from swath.context import DeviceName, choose_device, use_threads
 from swath.errors import CheckpointError, DataError
 from swath.predict import Forward
-from swath.score import Score
+from swath.result import Score
 from swath.split import Split, SplitName
 
 
@@ -56,7 +56,8 @@ def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_
     if split != "train":
         _refuse_trained_ground(store, labels, split, trained.state["trained"])
     forward, place = ready(trained, device)
-    result = score.evaluate(store, labels, split, forward, config, place)
+    source = score.network_source(store, forward, config, place)
+    result = score.evaluate(store, labels, split, source, config)
     if run_id is not None and split == "test" and store.fingerprint == card.fingerprint:
         tracker = tracking.MlflowTracker.attach(tracking.prepare(workdir, uri).uri, run_id)
         tracker.log({"test/miou": result.miou} | {f"test/iou/{name}": v for name, v in result.iou.items()},

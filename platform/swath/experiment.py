@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import patchstore
 from patchstore import Store
@@ -26,6 +25,7 @@ from swath.config import Config
 from swath.console import ReportLine, tell
 from swath.context import Listener, LocalContext, choose_device, use_threads
 from swath.errors import ConfigError, TrainingError
+from swath.result import Score
 from swath.split import Split
 from swath.tracking import Tracker
 
@@ -37,7 +37,7 @@ class Outcome:
     run_id: str
     run: loop.Run
     location: tracking.Location
-    score: score.Score
+    score: Score
     """Of the validation split."""
     seconds: float
 
@@ -71,7 +71,7 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
 
 
 def record(config: Config, store: Store, workdir: Path, tracker: Tracker, location: tracking.Location, fit: Fit,
-           costs: Mapping[str, float]) -> tuple[loop.Run, score.Score]:
+           costs: Mapping[str, float]) -> tuple[loop.Run, Score]:
     """Train, score and draw what a record has been begun for, and end that; an interrupted one goes on.
 
     The configuration is one that was placed and checked, which gave its costs.
@@ -90,11 +90,12 @@ def record(config: Config, store: Store, workdir: Path, tracker: Tracker, locati
         finally:  # what a failed run has saved can still be used
             if newest := checkpoint.newest(folder):
                 tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
-        if run.counts_KK is None:
+        if run.counts_RKQ is None:
             raise TrainingError(f"the run was stopped at {run.megapixels:.3f} Mpx, before its end; its checkpoint is "
                                 f"{run.checkpoint}")
-        _draw(config, store, split, run, run.counts_KK, tracker)
-        return run, score.score_of(store, split, "val", config, run.counts_KK)
+        result = score.score_of(store, split, "val", config, run.counts_RKQ)
+        _draw(config, store, split, run, result, tracker)
+        return run, result
 
 
 def checkpoints(workdir: Path, run_id: str) -> Path:
@@ -168,7 +169,7 @@ def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
     certified = certificate.certify(store, split, {"train": plan})
     remarks = list(dict.fromkeys([*split.notes, *certified.findings(), *plan.notes, *val_plan.notes]))
     tell(remarks)
-    return {"swath.protocol": score.protocol(store, split, "val", config).digest(),
+    return {**score.protocol(store, split, "val", config).tags(),
             "swath.certificate": certified.to_json(), "swath.notes": "\n".join(remarks),
             "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
 
@@ -196,14 +197,14 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
     score.check_without(store, config)
 
 
-def _draw(config: Config, store: Store, split: Split, run: loop.Run, counts_KK: NDArray[np.int64], tracker: Tracker
+def _draw(config: Config, store: Store, split: Split, run: loop.Run, result: Score, tracker: Tracker
           ) -> None:
     """Pictures of a run, as artifacts: curves, confusion matrix, and a sheet of predictions."""
     names = [info.name for info in store.classes]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pictures.curves(run.history, folder / "curves.png")
-        pictures.confusion(counts_KK, names, folder / "confusion.png")
+        pictures.confusion(result.confusion, names, folder / "confusion.png")
         _draw_sheet(config, store, split, run, folder / "predictions.png")
         for path in sorted(folder.iterdir()):
             tracker.artifact(path)

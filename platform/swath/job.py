@@ -117,16 +117,18 @@ class Job:
         """The score of the validation sample: mean IoU and its standard error."""
         counts = self._count(self.sample.regions, forward)
         strata = np.array([region.stratum for region in self.sample.regions])
-        part = metrics.part_score(counts, strata, self.sample.population_h, self.val_present_K)
+        part = metrics.part_score(metrics.Counts(counts).scored("wrong"), strata, self.sample.population_h,
+                                  self.val_present_K)
         return {"val_part/miou": part.miou, "val_part/miou_se": part.se}
 
     def score_whole(self, forward: predict.Forward) -> NDArray[np.int64]:
-        """Counts over the whole validation split: int64 (K, K)."""
-        counts_KK: NDArray[np.int64] = self._count(score.whole(self.store, self.split, "val"), forward).sum(axis=0)
-        return counts_KK
+        """Counts over the whole validation split, by scene: int64 (R, K, K + 4), see metrics.Counts."""
+        return self._count(score.whole(self.store, self.split, "val"), forward, self.config.score.boundary_px)
 
-    def _count(self, regions: list[score.Region], forward: predict.Forward) -> NDArray[np.int64]:
-        mine = score.count(self.store, self.split, "val", regions, forward, self.config, self.context.device,
+    def _count(self, regions: list[score.Region], forward: predict.Forward, boundary_px: int = 0
+               ) -> NDArray[np.int64]:
+        source = score.network_source(self.store, forward, self.config, self.context.device)
+        mine = score.count(self.store, self.split, "val", regions, source, boundary_px=boundary_px,
                            rank=self.context.rank, world_size=self.context.world_size)
         return self.sum_over_ranks(torch.from_numpy(mine)).numpy()
 

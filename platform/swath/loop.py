@@ -34,8 +34,9 @@ class Run:
     megapixels: float
     history: list[dict[str, float]]
     """Every report's metrics."""
-    counts_KK: NDArray[np.int64] | None
-    """Counts over the validation split (row: label, column: prediction); none for a run that was stopped early."""
+    counts_RKQ: NDArray[np.int64] | None
+    """Counts over each scene of the validation split, as metrics.Counts has them; none for a run that was stopped
+    early."""
 
 
 def fit(config: Config, store: Store, context: Context) -> Run:
@@ -62,7 +63,7 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     elif resumed == job.steps:  # cut off between the last checkpoint and its report
         context.report(state.history[-1], None)
     return Run(metrics=state.history[-1], checkpoint=context.newest, megapixels=state.megapixels,
-               history=state.history, counts_KK=state.counts_KK)
+               history=state.history, counts_RKQ=state.counts_RKQ)
 
 
 def train_step(job: Job, state: State, train: DistributedDataParallel | Net, batch: Batch
@@ -116,11 +117,9 @@ def report(job: Job, state: State, *, final: bool) -> None:
         raise TrainingError(f"the validation loss is {numbers['val/loss']} at {state.megapixels:.3f} Mpx; "
                             "lower train.lr")
     if final:
-        state.counts_KK = job.score_whole(forward)
-        whole = score.score_of(job.store, job.split, "val", job.config, state.counts_KK)
-        numbers["val/miou"] = whole.miou
-        numbers["val/accuracy"] = metrics.pixel_accuracy(whole.counts_KK)
-        numbers |= {f"val/iou/{name}": value for name, value in whole.iou.items() if value is not None}
+        state.counts_RKQ = job.score_whole(forward)
+        whole = score.score_of(job.store, job.split, "val", job.config, state.counts_RKQ)
+        numbers |= {name: value for name, value in whole.numbers().items() if value is not None}
     state.net.train()
     scoring = time.perf_counter() - began
     state.device_seconds += (job.tally.seconds + scoring) * job.context.world_size

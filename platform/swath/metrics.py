@@ -1,15 +1,90 @@
 """Metrics: additive counts, summed over batches, regions and ranks, and ratios that are taken once at the end.
 
-Legend: K classes, b blocks of a sample, h strata. A count matrix is K x K, row: label, column: prediction.
+Legend: K classes, b blocks of a sample, h strata. A count matrix is K x K, row: label, column: prediction; where pixels
+may lack a prediction it has one column more, and they are in its last. Q = K + 4 columns: all that is counted.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+
+NOTHING = 255
+"""What stands for a class where there is no prediction. A store has at most 255 classes, 0 to 254."""
+BOUNDARY = 3
+"""Columns of boundary pixels: of labels and predictions alike, of labels, of predictions."""
+EXTRA = 1 + BOUNDARY
+"""Columns of counts beside those of the predicted classes."""
+Uncovered = Literal["wrong", "out"]
+"""What becomes of labelled pixels without a prediction: they count as wrong, or are left out."""
+UNCOVERED: tuple[Uncovered, ...] = get_args(Uncovered)
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """All that is counted of pixels: one array, so that ranks sum it at once, checkpoints keep it, and regions add up.
+
+    Row: label. Columns: the K predicted classes; no prediction; and, of the pixels at a contour of the row's class
+    (`swath.boundary`), those of labels and predictions alike, of the labels, of the predictions.
+    """
+
+    array: NDArray[Any]
+    """int64 (…, K, K + 4), with any axes of regions before; float64 where regions were weighted."""
+
+    def __post_init__(self) -> None:
+        *_, classes, columns = np.shape(self.array)
+        if columns != classes + EXTRA:
+            raise ValueError(f"counts must be (…, K, K + {EXTRA}), got {np.shape(self.array)}")
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self.array.shape[-2])
+
+    @property
+    def confusion(self) -> NDArray[Any]:
+        """Pixels by label and prediction: (…, K, K)."""
+        return self.array[..., : self.classes]
+
+    @property
+    def uncovered(self) -> NDArray[Any]:
+        """Labelled pixels without a prediction: (…, K)."""
+        return self.array[..., self.classes]
+
+    @property
+    def boundary(self) -> NDArray[Any]:
+        """Boundary pixels of each class: (…, K, 3), of labels and predictions alike, of labels, of predictions."""
+        return self.array[..., self.classes + 1 :]
+
+    def scored(self, uncovered: Uncovered) -> NDArray[Any]:
+        """What IoU and its like are taken of: (…, K, K + 1), or (…, K, K) where uncovered pixels are left out."""
+        return self.array[..., : self.classes + (uncovered == "wrong")]
+
+    def sum(self) -> "Counts":
+        """The counts of all regions together: (K, K + 4)."""
+        return Counts(self.array.reshape(-1, *self.array.shape[-2:]).sum(axis=0))
+
+    def weighted(self, weights_R: NDArray[np.float64]) -> "Counts":
+        """The counts of regions, (R, K, K + 4), each times its weight."""
+        return Counts(self.array * weights_R[:, None, None])
+
+
+def tally(labels_hW: NDArray[np.uint8], predictions_hW: NDArray[np.uint8], classes: int, ignore: int
+          ) -> NDArray[np.int64]:
+    """Count pixels as `confusion` does, those that are predicted as NOTHING in a column of their own: (K, K + 1)."""
+    covered_hW = predictions_hW != NOTHING
+    counts_KP = np.zeros((classes, classes + 1), np.int64)
+    if covered_hW.all():
+        counts_KP[:, :classes] = confusion(labels_hW, predictions_hW, classes, ignore)
+        return counts_KP
+    counts_KP[:, :classes] = confusion(np.where(covered_hW, labels_hW, ignore), np.where(covered_hW, predictions_hW, 0),
+                                       classes, ignore)
+    counts_KP[:, classes] = confusion(np.where(covered_hW, ignore, labels_hW), np.zeros_like(labels_hW), classes,
+                                      ignore)[:, 0]
+    return counts_KP
 
 
 def confusion(labels: ArrayLike | torch.Tensor, predictions: ArrayLike | torch.Tensor, classes: int, ignore: int
@@ -33,11 +108,45 @@ def confusion(labels: ArrayLike | torch.Tensor, predictions: ArrayLike | torch.T
 
 
 def iou(counts_KK: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union of each class: float64 (K,), nan where a class has neither labels nor predictions."""
+    """Intersection over union of each class: float64 (K,), nan where a class has neither labels nor predictions.
+
+    With a column for pixels without a prediction, (K, K + 1), those enlarge the union of their label; so in all below.
+    """
     intersection_K, union_K = _overlaps(counts_KK)
-    iou_K = np.full(len(union_K), np.nan)
-    np.divide(intersection_K, union_K, out=iou_K, where=union_K > 0)
-    return iou_K
+    return ratio(intersection_K, union_K)
+
+
+def precision(counts_KK: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of each class's predictions that are right: float64 (K,), nan where it is never predicted."""
+    right_K, _, predicted_K = totals(counts_KK)
+    return ratio(right_K, predicted_K)
+
+
+def recall(counts_KK: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of each class's labels that are found: float64 (K,), nan where it has none."""
+    right_K, labels_K, _ = totals(counts_KK)
+    return ratio(right_K, labels_K)
+
+
+def f1(counts_KK: NDArray[Any]) -> NDArray[np.float64]:
+    """Harmonic mean of precision and recall (Dice): float64 (K,), nan where a class has neither labels nor
+    predictions."""
+    right_K, labels_K, predicted_K = totals(counts_KK)
+    return ratio(2 * right_K, labels_K + predicted_K)
+
+
+def boundary_iou(boundary_K3: NDArray[Any]) -> NDArray[np.float64]:
+    """IoU of each class's boundary pixels, (K, 3) as Counts has them: float64 (K,), nan where neither its labels nor
+    its predictions have a contour."""
+    both_K, labels_K, predictions_K = np.moveaxis(boundary_K3, -1, 0)
+    return ratio(both_K, labels_K + predictions_K - both_K)
+
+
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """part / whole, nan where the whole is 0: float64 of their shape."""
+    result = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
 
 
 def mean_iou(counts_KK: NDArray[Any], present_K: NDArray[np.bool_]) -> float:
@@ -131,8 +240,15 @@ def _stratum_variance(residual_b: NDArray[np.float64], mine_b: NDArray[np.bool_]
 
 def _overlaps(counts_KK: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Intersections and unions by class, over the last two axes."""
-    intersection_K = np.diagonal(counts_KK, axis1=-2, axis2=-1)
-    return intersection_K, counts_KK.sum(axis=-1) + counts_KK.sum(axis=-2) - intersection_K
+    right_K, labels_K, predicted_K = totals(counts_KK)
+    return right_K, labels_K + predicted_K - right_K
+
+
+def totals(counts_KK: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Right pixels, labels and predictions by class, over the last two axes."""
+    classes = counts_KK.shape[-2]
+    return (np.diagonal(counts_KK, axis1=-2, axis2=-1), counts_KK.sum(axis=-1),
+            counts_KK[..., :classes].sum(axis=-2))
 
 
 def _integers(values: ArrayLike | torch.Tensor, what: str) -> torch.Tensor:

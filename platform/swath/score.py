@@ -4,10 +4,10 @@ The same for every patch size, stride, scale and model, each pixel counted once.
 a fixed, stratified part of it, cheap enough to be scored at every report.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from patchstore import CELL, Store
 from swath import metrics, patches, predict
+from swath.boundary import BoundaryCounts
 from swath.config import Config
 from swath.errors import ConfigError
+from swath.metrics import Counts, Uncovered
 from swath.predict import Forward, StoreReader
+from swath.protocol import Protocol
+from swath.result import Score
 from swath.split import Split, SplitName, class_pixels
 
 BLOCK = 256
@@ -29,6 +33,8 @@ _SHARE = 0.1
 """Most that scoring the sample may cost, of the training between two reports."""
 _TRAINING = 3
 """Cost of a training step over that of a forward pass: the backward pass is twice as dear."""
+NOTHING = metrics.NOTHING
+"""What a source gives where it predicts nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,90 +57,22 @@ class Region:
         return self.shape[0] * self.shape[1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What was scored, and how. Scores of different protocols are not comparable."""
-
-    split: SplitName
-    cells: str
-    """Digest of every scene's cell labels."""
-    store: str
-    """Fingerprint of the store."""
-    classes: tuple[str, ...]
-    """The classes that the mean is over: those with labelled pixels in the split."""
-    ignored: tuple[int, ...]
-    overlap: float
-    symmetries: int = 1
-    """Symmetries of the square that predictions are averaged over."""
-
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that stand for the protocol."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-    def to_json(self) -> str:
-        """The protocol as JSON, to see what differs between two."""
-        return json.dumps(asdict(self), indent=2)
+Source = Callable[[Sequence[Region]], Iterator[tuple[int, int, NDArray[np.uint8]]]]
+"""Who predicts. Given regions it yields (index of the region in the sequence, first row in the scene, classes_hW over
+the region's columns): regions in order, each from top to bottom without gaps, each finished before the next."""
+Watch = Callable[[Region, int, NDArray[np.uint8], NDArray[np.uint8]], None]
+"""Whoever wants to see what is counted: a region, the first row in the scene, labels_hW and predictions_hW."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Score:
-    """The score of a split. K classes."""
-
-    classes: tuple[str, ...]
-    counts_KK: NDArray[np.int64]
-    """Row: label, column: prediction."""
-    present_K: NDArray[np.bool_]
-    """Classes with labelled pixels in the whole split."""
-    ignored: int
-    """Pixels of the split without a label."""
-    protocol: Protocol
-    without: tuple[str, ...] = ()
-    """Classes that a second mean leaves out."""
-
-    @property
-    def pixels(self) -> int:
-        """Pixels that were scored."""
-        return int(self.counts_KK.sum())
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes that the split's labels have."""
-        return metrics.mean_iou(self.counts_KK, self.present_K)
-
-    @property
-    def iou(self) -> dict[str, float | None]:
-        """IoU by class; none for a class without labels in the split."""
-        values = metrics.iou(self.counts_KK)
-        return {name: float(v) if p else None for name, v, p in zip(self.classes, values, self.present_K, strict=True)}
-
-    @property
-    def unexpected(self) -> list[str]:
-        """Classes that are predicted though the split's labels never have them."""
-        predicted_K = self.counts_KK.sum(axis=0) > 0
-        return [name for name, p, q in zip(self.classes, predicted_K, self.present_K, strict=True) if p and not q]
-
-    @property
-    def means(self) -> dict[str, float]:
-        """The mean IoU; the mean without some classes (whose pixels still count in the others' unions); and, to know
-        what a score is worth, the mean of a map that has the commonest class everywhere."""
-        every = {"mean": self.miou}
-        if self.without:
-            keep_K = np.array([name not in self.without for name in self.classes])
-            every[f"mean without {', '.join(self.without)}"] = metrics.mean_iou(self.counts_KK, self.present_K & keep_K)
-        labels_K = self.counts_KK.sum(axis=1)
-        commonest = int(labels_K.argmax())
-        constant_KK = np.zeros_like(self.counts_KK)
-        constant_KK[:, commonest] = labels_K
-        every[f"mean of {self.classes[commonest]} everywhere"] = metrics.mean_iou(constant_KK, self.present_K)
-        return every
-
-
-def protocol(store: Store, split: Split, name: SplitName, config: Config) -> Protocol:
-    """The protocol under which a configuration's runs are scored."""
+def protocol(store: Store, split: Split, name: SplitName, config: Config, uncovered: Uncovered | None = None
+             ) -> Protocol:
+    """The protocol under which a configuration's runs are scored; with `uncovered`, maps that were made elsewhere."""
     present_K = class_pixels(store, split, name) > 0
+    foreign = uncovered is not None
     return Protocol(split=name, cells=split.digest(), store=store.fingerprint, ignored=(store.ignore,),
                     classes=tuple(c.name for c, p in zip(store.classes, present_K, strict=True) if p),
-                    overlap=config.score.overlap)
+                    boundary_px=config.score.boundary_px, overlap=None if foreign else config.score.overlap,
+                    symmetries=None if foreign else config.score.symmetries, uncovered=uncovered)
 
 
 def check_without(store: Store, config: Config) -> None:
@@ -166,15 +104,16 @@ class Sample:
     """Blocks of each stratum in the whole split. The stratum of a block is the rarest class that it has."""
 
 
-def sample(store: Store, split: Split, name: SplitName, config: Config) -> Sample:
-    """A fixed sample of a split's blocks: the same for every model, patch size and seed.
+def sample(store: Store, split: Split, name: SplitName, config: Config, *, seed: int = 0) -> Sample:
+    """A fixed sample of a split's blocks: the same for every model and patch size.
 
-    Blocks are drawn within strata in proportion to the strata's sizes, one at least from each.
+    Blocks are drawn within strata in proportion to the strata's sizes, one at least from each. `seed` is not the run's:
+    every trial is to see the same part.
     """
     total_K = class_pixels(store, split, name)
     blocks = [block for scene, cells in split.scenes(name) for block in _blocks(store, scene, cells, total_K)]
     wanted = sample_megapixels(store, split, config) * 1e6 / BLOCK**2
-    generator = np.random.default_rng(0)  # not the run's seed: every trial is to see the same part
+    generator = np.random.default_rng(seed)
     by_stratum: dict[int, list[Region]] = {}
     for block in blocks:
         by_stratum.setdefault(block.stratum, []).append(block)
@@ -224,18 +163,71 @@ def predict_region(store: Store, region: Region, forward: Forward, config: Confi
                                             batch=predict.batch_size(config.patches.size), device=device))
 
 
-def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], forward: Forward, config: Config,
-          device: torch.device, *, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
-    """Confusion counts of this rank's share of the regions: int64 (regions, K, K), zero for the others."""
-    counts_RKK = np.zeros((len(regions), len(store.classes), len(store.classes)), np.int64)
-    for index in _shares([region.pixels for region in regions], world_size)[rank]:
-        region = regions[index]
-        cells = split.cells(region.scene, name)
-        for row, classes_hW in predict_region(store, region, forward, config, device):
-            span = (row, row + len(classes_hW))
-            labels = labels_of(store, region.scene, cells, span, region.cols)
-            counts_RKK[index] += metrics.confusion(labels, classes_hW, len(store.classes), store.ignore)
-    return counts_RKK
+def network_source(store: Store, forward: Forward, config: Config, device: torch.device) -> Source:
+    """What a network predicts. Its iterator raises as `predict_region` does."""
+    def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        for index, region in enumerate(regions):
+            for row, classes_hW in predict_region(store, region, forward, config, device):
+                yield index, row, classes_hW
+
+    return source
+
+
+def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], source: Source, *,
+          boundary_px: int = 0, uncovered: Uncovered = "wrong", rank: int = 0, world_size: int = 1,
+          watch: Watch | None = None) -> NDArray[np.int64]:
+    """Counts of this rank's share of the regions, as `metrics.Counts` has them: int64 (regions, K, K + 4), zero for the
+    others' regions.
+
+    Boundary pixels are counted within `boundary_px` of a contour; 0: not at all. `uncovered` matters for these alone:
+    left out, pixels that the source does not cover make no contour of the labels. Raises ValueError for a source that
+    does not keep to its word.
+    """
+    counts_RKQ = np.zeros((len(regions), len(store.classes), len(store.classes) + metrics.EXTRA), np.int64)
+    mine = _shares([region.pixels for region in regions], world_size)[rank]
+    counted = []
+    for index, pieces in groupby(source([regions[i] for i in mine]), key=itemgetter(0)):
+        region = regions[mine[index]]
+        labelled = _labelled(store, region, split.cells(region.scene, name), ((row, found) for _, row, found in pieces))
+        counts_RKQ[mine[index]] = _count_region(store, region, labelled, boundary_px, uncovered, watch)
+        counted.append(index)
+    if counted != list(range(len(mine))):
+        raise ValueError(f"a source gave the regions {counted} of {len(mine)}: each has to come once, in order")
+    return counts_RKQ
+
+
+def _labelled(store: Store, region: Region, cells: NDArray[np.bool_], pieces: Iterable[tuple[int, NDArray[np.uint8]]]
+              ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Pieces of a region with their labels: first row in the scene, labels_hW, predictions_hW. Raises ValueError where
+    they do not follow each other from the region's first row to its last."""
+    expected = region.rows[0]
+    for row, predictions_hW in pieces:
+        if row != expected or predictions_hW.shape[1] != region.shape[1]:
+            raise ValueError(f"{region}: a source gave {predictions_hW.shape[1]} columns from row {row} on, row "
+                             f"{expected} was to come")
+        expected += len(predictions_hW)
+        yield row, labels_of(store, region.scene, cells, (row, expected), region.cols), predictions_hW
+    if expected != region.rows[1]:
+        raise ValueError(f"{region}: a source ended at row {expected}")
+
+
+def _count_region(store: Store, region: Region,
+                  labelled: Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]], boundary_px: int,
+                  uncovered: Uncovered, watch: Watch | None) -> NDArray[np.int64]:
+    """The counts of a region: int64 (K, K + 4)."""
+    classes = len(store.classes)
+    counts_KQ = np.zeros((classes, classes + metrics.EXTRA), np.int64)
+    contours = BoundaryCounts(classes=classes, ignore=store.ignore, distance=boundary_px, width=region.shape[1])
+    for row, labels_hW, predictions_hW in labelled:
+        counts_KQ[:, :classes + 1] += metrics.tally(labels_hW, predictions_hW, classes, store.ignore)
+        if uncovered == "out":
+            labels_hW = np.where(predictions_hW == NOTHING, np.uint8(store.ignore), labels_hW)
+        if boundary_px:
+            contours.add(labels_hW, predictions_hW, last=row + len(labels_hW) == region.rows[1])
+        if watch:
+            watch(region, row, labels_hW, predictions_hW)
+    counts_KQ[:, classes + 1:] = contours.counts_K3
+    return counts_KQ
 
 
 def labels_of(store: Store, scene: str, cells: NDArray[np.bool_], rows: tuple[int, int], cols: tuple[int, int]
@@ -267,15 +259,20 @@ def _shares(sizes: Sequence[int], world_size: int) -> list[list[int]]:
     return shares
 
 
-def evaluate(store: Store, split: Split, name: SplitName, forward: Forward, config: Config, device: torch.device
-             ) -> Score:
-    """Score a whole split in this process."""
-    counts_RKK = count(store, split, name, whole(store, split, name), forward, config, device)
-    return score_of(store, split, name, config, counts_RKK.sum(axis=0))
+def evaluate(store: Store, split: Split, name: SplitName, source: Source, config: Config, *,
+             uncovered: Uncovered | None = None, watch: Watch | None = None) -> Score:
+    """Score a whole split in this process. `uncovered` is given for maps that were made elsewhere."""
+    counts_RKQ = count(store, split, name, whole(store, split, name), source, boundary_px=config.score.boundary_px,
+                       uncovered=uncovered or "wrong", watch=watch)
+    return score_of(store, split, name, config, counts_RKQ, uncovered=uncovered)
 
 
-def score_of(store: Store, split: Split, name: SplitName, config: Config, counts_KK: NDArray[np.int64]) -> Score:
-    """The score that a whole split's counts amount to."""
-    return Score(classes=tuple(c.name for c in store.classes), counts_KK=counts_KK,
-                 present_K=class_pixels(store, split, name) > 0, ignored=ignored_pixels(store, split, name),
-                 protocol=protocol(store, split, name, config), without=config.score.without)
+def score_of(store: Store, split: Split, name: SplitName, config: Config, counts_RKQ: NDArray[np.int64], *,
+             uncovered: Uncovered | None = None) -> Score:
+    """The score that the counts of a whole split's regions amount to."""
+    scenes = [store.scenes[scene] for scene, _ in split.scenes(name)]
+    return Score(classes=tuple(c.name for c in store.classes), scenes=tuple(scene.name for scene in scenes),
+                 groups=tuple(scene.group for scene in scenes), pixel_m2=tuple(scene.pixel_m2 for scene in scenes),
+                 counts=Counts(counts_RKQ), present_K=class_pixels(store, split, name) > 0,
+                 ignored=ignored_pixels(store, split, name),
+                 protocol=protocol(store, split, name, config, uncovered), without=config.score.without)

@@ -18,7 +18,7 @@ from swath.models import Net
 
 @dataclass(kw_only=True)
 class State:
-    """All that changes while a run goes on. K classes."""
+    """All that changes while a run goes on. R scenes of the validation split, K classes, Q = K + 4 columns."""
 
     net: Net
     optimiser: torch.optim.Optimizer
@@ -32,7 +32,7 @@ class State:
     """Seconds of training and scoring so far, times workers."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of every report."""
-    counts_KK: NDArray[np.int64] | None = None
+    counts_RKQ: NDArray[np.int64] | None = None
     """The final score's counts, once there are any."""
 
     @property
@@ -59,7 +59,7 @@ class State:
             "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
             "optimiser": self.optimiser.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "trained": trained, "counts": None if self.counts_KK is None else torch.from_numpy(self.counts_KK),
+            "trained": trained, "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
         }
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
@@ -83,7 +83,7 @@ class State:
         self.optimiser.load_state_dict(saved.state["optimiser"])
         self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
         self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
-        self.counts_KK = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
+        self.counts_RKQ = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
 
 
 def _lasting(config: Config) -> dict[str, Any]:
