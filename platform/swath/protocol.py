@@ -19,7 +19,7 @@ class Protocol:
 
     split: SplitName
     cells: str
-    """Digest of every scene's cell labels."""
+    """Digest of the cells that are in the split, of every scene."""
     store: str
     """Fingerprint of the store."""
     classes: tuple[str, ...]

@@ -6,6 +6,7 @@ a fixed, stratified part of it, cheap enough to be scored at every report.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
 
@@ -69,7 +70,9 @@ def protocol(store: Store, split: Split, name: SplitName, config: Config, uncove
     """The protocol under which a configuration's runs are scored; with `uncovered`, maps that were made elsewhere."""
     present_K = class_pixels(store, split, name) > 0
     foreign = uncovered is not None
-    return Protocol(split=name, cells=split.digest(), store=store.fingerprint, ignored=(store.ignore,),
+    cells = sha256(b"".join(f"{scene} {cells.shape}".encode() + cells.tobytes()
+                            for scene, cells in split.scenes(name))).hexdigest()[:12]
+    return Protocol(split=name, cells=cells, store=store.fingerprint, ignored=(store.ignore,),
                     classes=tuple(c.name for c, p in zip(store.classes, present_K, strict=True) if p),
                     boundary_px=config.score.boundary_px, overlap=None if foreign else config.score.overlap,
                     symmetries=None if foreign else config.score.symmetries, uncovered=uncovered)
