@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, final
 
@@ -47,7 +48,7 @@ from swath.records import (
 )
 
 __all__ = ["CHECKPOINT_TAG", "Location", "MemoryTracker", "MlflowTracker", "RunRecord", "Status", "Tracker", "find",
-           "metric_history", "prepare", "reporter", "ui_command"]
+           "metric_history", "prepare", "reporter", "tagged", "ui_command"]
 
 _BATCH = 100  # params or tags that MLflow takes in one call
 # With its own settings MLflow asks a server that does not answer for minutes.
@@ -86,9 +87,29 @@ def prepare(workdir: Path, uri: str = "") -> Location:
 
 def find(uri: str, run_id: str) -> RunRecord:
     """What is recorded of a run. Raises ConfigError when the store has no such run, or cannot be reached."""
-    run = _get_run(_connect(uri), uri, run_id)
+    return _record(_get_run(_connect(uri), uri, run_id))
+
+
+def _record(run: Run) -> RunRecord:
     return RunRecord(run_id=run.info.run_id, status=run.info.status, params=dict(run.data.params),
                      tags=dict(run.data.tags), metrics=dict(run.data.metrics))
+
+
+def tagged(uri: str, experiment: str, tags: Mapping[str, str]) -> list[tuple[datetime, RunRecord]]:
+    """The runs of an experiment that have these tags, with the time at which each began (UTC), oldest first; none where
+    there is no such experiment. Raises ConfigError as `find` does."""
+    client = _connect(uri)
+    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    runs: list[Run] = []
+    with _told(uri, ConfigError):
+        found = client.get_experiment_by_name(experiment)
+        token: str | None = "" if found else None
+        while found and token is not None:
+            page = client.search_runs([found.experiment_id], wanted, order_by=["attributes.start_time"],
+                                      page_token=token or None)
+            runs += page
+            token = page.token or None
+    return [(datetime.fromtimestamp(run.info.start_time / 1000, UTC), _record(run)) for run in runs]
 
 
 def metric_history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
