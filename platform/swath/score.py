@@ -25,6 +25,8 @@ from swath.protocol import Protocol
 from swath.result import Score
 from swath.split import Split, SplitName, class_pixels
 
+NOTHING = 255
+"""Class of pixels for which a source predicts nothing: a store has at most 255 classes, 0 to 254."""
 BLOCK = 256
 """Side of a block of the sample in pixels: large enough that few of a window's pixels are predicted in vain."""
 _COST = 16
