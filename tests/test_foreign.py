@@ -1,0 +1,401 @@
+"""Maps of other tools as predictions: aligned as brute force says, and nothing taken for another in silence."""
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.warp import transform as reproject
+
+import patchstore
+from patchstore import ClassInfo, MaskCoding, SceneSource, Store
+from patchstore.errors import SourceError
+from swath import foreign
+from swath.errors import ConfigError, DataError
+from swath.foreign import Maps
+from swath.maps import quicklook, write_map
+from swath.score import NOTHING, Region
+from test_ingest import write
+
+CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
+UTM = "EPSG:32634"
+PLACE = Affine(0.5, 0, 500_000, 0, -0.5, 5_800_000)
+HW = (70, 90)
+pytestmark = [pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")]  # the rasters made here
+
+
+@pytest.fixture(scope="module", name="scenes")
+def some_scenes(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Scenes a and a_b beside each other, far away c, and d without a place."""
+    folder = tmp_path_factory.mktemp("scenes")
+    uri = patchstore.create(folder / "s.zarr", dtype="uint8", bands=1, classes=CLASSES, chunk=64, shard=64)
+    places = {"a": PLACE, "a_b": PLACE @ Affine.translation(HW[1], 0), "c": PLACE @ Affine.translation(5000, 0),
+              "d": None}
+    for name, place in places.items():
+        geo = {} if place is None else {"crs": UTM, "transform": place}
+        image = write(folder / f"{name}.tif", np.zeros(HW, np.uint8), **geo)
+        patchstore.ingest_scene(uri, SceneSource(name=name, image=image, group=name), MaskCoding(classes=CLASSES))
+    return patchstore.open(uri)
+
+
+def classes_of(seed: int = 0, shape: tuple[int, int] = HW) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, shape, np.uint8)
+
+
+def region(scene: str, rows: tuple[int, int] = (0, HW[0]), cols: tuple[int, int] = (0, HW[1])) -> Region:
+    return Region(scene=scene, rows=rows, cols=cols)
+
+
+def opened(path: Path, store: Store, names: Sequence[str] = ("a",), **table: str) -> Maps:
+    return Maps.open(path, store, names, table=table)
+
+
+def read(maps: Maps, regions: Sequence[Region]) -> list[np.ndarray]:
+    """The classes of regions, checked to come in order and without gaps."""
+    out: list[list[np.ndarray]] = [[] for _ in regions]
+    last = 0
+    for index, row, classes_hW in maps.source(regions):
+        assert index >= last
+        last = index
+        assert row == regions[index].rows[0] + sum(map(len, out[index]))
+        assert classes_hW.dtype == np.uint8
+        out[index].append(classes_hW)
+    found = [np.concatenate(pieces) for pieces in out]
+    assert [piece.shape for piece in found] == [region.shape for region in regions]
+    return found
+
+
+def only(path: Path, store: Store, scene: str = "a", **table: str) -> np.ndarray:
+    return read(opened(path, store, [scene], **table), [region(scene)])[0]
+
+
+def nearest(values: np.ndarray, crs: str, place: Affine, scene: patchstore.Scene) -> np.ndarray:
+    """What a raster shows at the centre of each pixel of a scene, NOTHING outside of it: the reference."""
+    rows, cols = np.indices(scene.shape) + 0.5
+    assert scene.transform is not None
+    x, y = Affine(*scene.transform) @ (cols, rows)
+    x, y = map(np.asarray, reproject(scene.crs, crs, x.ravel(), y.ravel()))
+    col, row = (np.floor(each).astype(int).reshape(scene.shape) for each in ~place @ (x, y))
+    inside = (row >= 0) & (row < values.shape[0]) & (col >= 0) & (col < values.shape[1])
+    return np.where(inside, values[row.clip(0, values.shape[0] - 1), col.clip(0, values.shape[1] - 1)], NOTHING)
+
+
+def test_a_map_of_our_own_comes_back_exactly(tmp_path: Path, store: Store) -> None:
+    written: dict[str, np.ndarray] = {}
+    for name, scene in store.scenes.items():
+        written[name] = np.random.default_rng(len(written)).integers(0, len(store.classes), scene.shape, np.uint8)
+        written[name][100:200, :50] = 255
+        write_map(tmp_path / f"{name}.tif", [(0, written[name])], shape=scene.shape, crs=scene.crs,
+                  transform=scene.transform, names=[c.name for c in store.classes],
+                  colours=[c.colour for c in store.classes])
+        quicklook(tmp_path / f"{name}.tif", tmp_path / f"{name}.png")
+    maps = pickle.loads(pickle.dumps(Maps.open(tmp_path, store, list(store.scenes), table={})))  # noqa: S301
+    regions = [Region(scene=name, rows=rows, cols=cols) for name in store.scenes
+               for rows, cols in (((0, 320), (0, 320)), ((64, 320), (128, 192)), ((250, 259), (1, 2)))]
+    for there, found in zip(regions, read(maps, regions)):
+        np.testing.assert_array_equal(found, written[there.scene][slice(*there.rows), slice(*there.cols)])
+    assert maps.notes == ("6 pictures beside a raster of the same name were left out",
+                          "6 scenes: each from the file of its name, on its grid",
+                          "values of 6 maps: by the names in the file")
+
+
+ELSEWHERE = {"shifted by a pixel": (UTM, PLACE @ Affine.translation(1, 0), HW),
+             "shifted by parts of one": (UTM, PLACE @ Affine.translation(-3.3, 7.8), HW),
+             "coarser": (UTM, PLACE @ Affine.translation(-4.2, -3.7) @ Affine.scale(3), (30, 40)),
+             "finer": (UTM, PLACE @ Affine.translation(10.13, 5.37) @ Affine.scale(0.31), (150, 150)),
+             "rotated": (UTM, PLACE @ Affine.translation(40, -20) @ Affine.rotation(33), HW),
+             "in degrees": ("EPSG:4326", (7.1e-6, -4.3e-6), (70, 80)),
+             "in another zone": ("EPSG:32633", (0.45, -0.47), (90, 110))}
+
+
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_a_map_on_another_grid_is_aligned_as_brute_force_does(tmp_path: Path, scenes: Store, how: str) -> None:
+    crs, place, shape = ELSEWHERE[how]
+    if not isinstance(place, Affine):  # the size of its pixels; its corner is near the scene's
+        x, y = reproject(UTM, crs, [500_000], [5_800_000])
+        place = Affine.translation(x[0], y[0]) @ Affine.scale(*place) @ Affine.translation(-5.03, -7.01)
+    values = classes_of(1, shape)
+    write(tmp_path / "any.tif", values, crs=crs, transform=place)
+    expected = nearest(values, crs, place, scenes.scenes["a"])
+    assert (expected != NOTHING).mean() > 0.2
+    assert len(np.unique(expected)) > 2
+    maps = opened(tmp_path, scenes)
+    np.testing.assert_array_equal(read(maps, [region("a")])[0], expected)
+    assert maps.notes[0].startswith(f"a: from {tmp_path / 'any.tif'}, warped to its grid (nearest): the file ")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), strip=st.integers(1, 40))
+def test_regions_of_any_cut_are_those_of_the_whole(tmp_path: Path, scenes: Store, data: st.DataObject, strip: int
+                                                   ) -> None:
+    if not list(tmp_path.iterdir()):
+        for tile, (row, col) in enumerate(((-10, -20), (30, 10), (25, 60), (-5, 50))):
+            write(tmp_path / f"t{tile}.tif", classes_of(tile, (40, 55)), crs="EPSG:32634",
+                  transform=PLACE @ Affine.translation(col + 0.3 * tile, row))
+    maps = opened(tmp_path, scenes, ["a", "a_b"])
+    whole = dict(zip("ab", read(maps, [region("a"), region("a_b")])))
+    regions = [region(data.draw(st.sampled_from(["a", "a_b"])), *(
+        tuple(sorted(data.draw(st.lists(st.integers(0, length), min_size=2, max_size=2, unique=True))))
+        for length in HW)) for _ in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreign, "STRIP", strip)
+        for there, found in zip(regions, read(maps, regions)):
+            np.testing.assert_array_equal(found, whole[there.scene[-1]][slice(*there.rows), slice(*there.cols)])
+
+
+def test_tiles_fill_what_earlier_ones_leave_and_their_disagreements_are_counted(tmp_path: Path, scenes: Store) -> None:
+    tiles = {"t1": (0, 0), "t2": (20, 40), "t3": (-30, 80), "far": (0, 4000)}
+    expected, differing = np.full(HW, NOTHING, np.uint8), 0
+    for seed, (name, (row, col)) in enumerate(tiles.items()):
+        values = classes_of(seed, (50, 60))
+        values[10:20, 10:30] = 7
+        place = PLACE @ Affine.translation(col, row)
+        write(tmp_path / f"{name}.tif", values, crs=UTM, transform=place, nodata=7)
+        there = nearest(np.where(values == 7, NOTHING, values), UTM, place, scenes.scenes["a"])
+        differing += int(((expected != NOTHING) & (there != NOTHING) & (expected != there)).sum())
+        expected = np.where(expected == NOTHING, there, expected)
+    maps = opened(tmp_path, scenes, ["a", "c"])
+    assert "no file shows any of c: all of their pixels are uncovered" in maps.notes
+    assert "1 rasters serve none of the scenes: far.tif" in maps.notes
+    assert ("a: from 3 files on its ground (t1.tif, t2.tif, t3.tif), 3 of them warped to its grid (nearest)"
+            in maps.notes)
+    found, nothing = read(maps, [region("a"), region("c")])
+    np.testing.assert_array_equal(found, expected)
+    assert (nothing == NOTHING).all()
+    assert differing > 100
+    assert maps.notes[-1] == f"a: its files disagree on {differing:,} pixels, which have the class of the first by name"
+    read(maps, [region("a")])
+    assert f" {differing:,} " in maps.notes[-1], "the same pixels are not counted twice"
+
+
+@pytest.mark.parametrize(("names", "served"), [
+    (["a.tif"], {"a": "a.tif"}),
+    (["a_pred.tif", "a_b.pred.tif"], {"a": "a_pred.tif", "a_b": "a_b.pred.tif"}),
+    (["a/b.tif", "a.tif"], {"a": "a.tif", "a_b": "b.tif"}),
+    (["out/a_b_classes.tif"], {"a": None, "a_b": "a_b_classes.tif"}),
+    (["c.tif"], {"a": None, "c": "c.tif"}),
+    (["a.tif", "a_confidence.tif"], {"a": "a.tif", "a_b": None}),
+])
+def test_files_serve_the_scenes_of_their_names(tmp_path: Path, scenes: Store, names: list[str],
+                                               served: dict[str, str | None]) -> None:
+    """All of them show scene a and the half of a_b: whoever went by ground would take another."""
+    for seed, name in enumerate(names):
+        place = scenes.scenes["c"].transform if name.startswith("c") else PLACE @ Affine.translation(45, 0)
+        write(tmp_path / name, classes_of(seed), crs=UTM, transform=Affine(*place[:6]))
+    maps = opened(tmp_path, scenes, list(served))
+    for scene, file in served.items():
+        from_it = [note for note in maps.notes if note.startswith(f"{scene}: from ")]
+        if file is None:
+            assert not from_it
+            assert any(note.startswith("no file shows any of") and scene in note for note in maps.notes)
+        elif file != f"{scene}.tif" or scene != "c":
+            assert file in from_it[0]
+
+
+def test_tiles_that_begin_with_a_scenes_name_are_its_tiles(tmp_path: Path, scenes: Store) -> None:
+    values = classes_of()
+    write(tmp_path / "a_0.tif", values[:40], crs=UTM, transform=PLACE)
+    write(tmp_path / "a_1.tif", values[40:], crs=UTM, transform=PLACE @ Affine.translation(0, 40))
+    np.testing.assert_array_equal(only(tmp_path, scenes), values)
+
+
+def test_a_scene_without_a_place_is_served_by_its_name_and_shape_alone(tmp_path: Path, scenes: Store) -> None:
+    values = classes_of()
+    write(tmp_path / "d.png", values)
+    np.testing.assert_array_equal(only(tmp_path, scenes, "d"), values)
+    maps = opened(write(tmp_path / "place" / "a.png", values), scenes)
+    np.testing.assert_array_equal(read(maps, [region("a")])[0], values)
+    assert maps.notes[0] == "1 scenes: each from the file of its name, pixel by pixel, as it has no georeference"
+    write(tmp_path / "small" / "d.png", values[1:])
+    with pytest.raises(SourceError, match=r"d\.png: is 69 x 90 pixels .* its image d is 70 x 90; it cannot be aligned"):
+        opened(tmp_path / "small", scenes, ["d"])
+    write(tmp_path / "two" / "d_1.png", values)
+    write(tmp_path / "two" / "d_2.png", values)
+    with pytest.raises(DataError, match=r"d_1\.png, .*d_2\.png have the name of scene d, which has no CRS"):
+        opened(tmp_path / "two", scenes, ["d"])
+    with pytest.raises(DataError, match=r"none of its 1 rasters has the name of one of the scenes \(d\)"):
+        opened(write(tmp_path / "other" / "x.png", values), scenes, ["d"])
+
+
+def test_what_is_no_map_of_a_scene_is_refused(tmp_path: Path, scenes: Store) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        opened(tmp_path / "absent", scenes)
+    with pytest.raises(DataError, match="has no rasters"):
+        opened(tmp_path, scenes)
+    write(tmp_path / "a.tif", classes_of(), crs=UTM, transform=PLACE @ Affine.translation(1000, 0))
+    with pytest.raises(DataError, match=r"a\.tif: has the name of scene a, but lies elsewhere"):
+        opened(tmp_path, scenes)
+    (tmp_path / "b.tif").write_bytes(b"no raster")
+    with pytest.raises(SourceError, match=r"b\.tif: cannot be read as a raster"):
+        opened(tmp_path, scenes)
+
+
+GEO = {"crs": UTM, "transform": PLACE}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("nodata", [None, 200, -9999])
+def test_numbers_of_every_type_are_classes(tmp_path: Path, scenes: Store, dtype: str, nodata: int | None) -> None:
+    if nodata == -9999 and dtype.startswith("u"):
+        pytest.skip("no value of this type")
+    values, expected = classes_of().astype(dtype), classes_of()
+    if nodata is not None:
+        values[:5], expected[:5] = nodata, NOTHING
+    if dtype.startswith("f"):
+        values[6, :9], expected[6, :9] = np.nan, NOTHING
+    path = write(tmp_path / "a.tif", values, nodata=nodata, **GEO)
+    np.testing.assert_array_equal(only(path, scenes), expected)
+    assert opened(path, scenes).notes[-1] == ("values of 1 maps: taken for class indices, as the file names no classes "
+                                              "(0 water, 1 land, 2 road)")
+
+
+@pytest.mark.parametrize("layout", ["palette", "bands", "alpha"])
+def test_colours_of_the_classes_are_classes(tmp_path: Path, scenes: Store, layout: str) -> None:
+    values, colours = classes_of(), np.array([info.colour for info in CLASSES], np.uint8)
+    expected = values.copy()
+    if layout == "palette":  # in an order of its own
+        palette = {0: (1, 2, 3), 5: CLASSES[0].colour, 4: CLASSES[1].colour, 7: CLASSES[2].colour}
+        path = write(tmp_path / "a.tif", np.array([5, 4, 7], np.uint8)[values], palette=palette, **GEO)
+    else:
+        bands = np.moveaxis(colours[values], 2, 0)
+        if layout == "alpha":
+            opacity = np.full(HW, 255, np.uint8)
+            opacity[:9], expected[:9] = 0, NOTHING
+            bands = np.concatenate([bands, opacity[None]])
+        path = write(tmp_path / "a.png", bands)
+    np.testing.assert_array_equal(only(path, scenes), expected)
+    assert opened(path, scenes).notes[-1] == "values of 1 maps: by the classes' colours"
+
+
+@pytest.mark.parametrize("where", ["tag", "categories", "vrt"])
+def test_names_in_the_file_say_what_its_values_are(tmp_path: Path, scenes: Store, where: str) -> None:
+    """In another order than the store's, and with one that it has not, which no pixel has either."""
+    names = ["other", "road", "water", "land"]
+    path = write(tmp_path / "a.tif", np.array([2, 3, 1], np.uint8)[classes_of()], **GEO)
+    listed = "".join(f"<Category>{name}</Category>" for name in names)
+    if where == "tag":
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(CLASSES=json.dumps(names))
+    elif where == "categories":
+        path.with_name("a.tif.aux.xml").write_text(
+            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{listed}</CategoryNames></PAMRasterBand></PAMDataset>')
+    else:
+        path = vrt(tmp_path / "a.vrt", path, listed)
+    np.testing.assert_array_equal(only(path, scenes), classes_of())
+
+
+def vrt(path: Path, source: Path, categories: str) -> Path:
+    place = ", ".join(str(number) for number in PLACE.to_gdal())
+    path.write_text(f'<VRTDataset rasterXSize="{HW[1]}" rasterYSize="{HW[0]}"><SRS>{UTM}</SRS>'
+                    f'<GeoTransform>{place}</GeoTransform>'
+                    f'<VRTRasterBand dataType="Byte" band="1"><CategoryNames>{categories}</CategoryNames>'
+                    f'<SimpleSource><SourceFilename>{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+                    '</VRTRasterBand></VRTDataset>')
+    return path
+
+
+def test_a_table_says_what_values_names_and_colours_are(tmp_path: Path, scenes: Store) -> None:
+    values = classes_of()
+    path = write(tmp_path / "a.tif", np.array([11, -3, 40], np.int16)[values], **GEO)
+    expected = np.where(values == 2, NOTHING, np.array([2, 0, 1], np.uint8)[values])
+    np.testing.assert_array_equal(only(path, scenes, **{"11": "road", "-3": "water", "40": ""}), expected)
+    named = write(tmp_path / "n" / "a.tif", values, **GEO)
+    with rasterio.open(named, "r+") as file:
+        file.update_tags(CLASSES='["sea", "land", "street"]')
+    np.testing.assert_array_equal(only(named, scenes, sea="water", street="road"), values)
+    coloured = write(tmp_path / "c" / "a.png", np.array([[9, 0, 1]], np.uint8).T[:, :, None].repeat(HW[0], 1)
+                     .repeat(HW[1], 2))
+    assert (only(coloured, scenes, **{"#090001": "land"}) == 1).all()
+    for table, said in (({"1": "grass"}, r"has no class grass; it has water, land, road"),
+                        ({"sea": "water"}, "map-classes: sea is neither a number, nor")):
+        with pytest.raises(ConfigError, match=said):
+            only(path, scenes, **table)
+
+
+def test_a_nodata_that_is_a_class_too_is_nothing_and_that_is_said(tmp_path: Path, scenes: Store) -> None:
+    values = classes_of()
+    path = write(tmp_path / "a.tif", values, nodata=0, **GEO)
+    np.testing.assert_array_equal(only(path, scenes), np.where(values == 0, NOTHING, values))
+    assert opened(path, scenes).notes[-1].startswith("nodata 0 of a map is the value of water too")
+    np.testing.assert_array_equal(only(path, scenes, **{"0": "water", "1": "land", "2": "road"}), values)
+
+
+@pytest.mark.parametrize("warped", [False, True])
+def test_what_an_internal_mask_leaves_out_is_nothing(tmp_path: Path, scenes: Store, warped: bool) -> None:
+    values, real = classes_of(), np.ones(HW, bool)
+    real[20:30, 40:] = False
+    place = PLACE @ Affine.translation(2 * warped, 0)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        path = write(tmp_path / "a.tif", values, crs=UTM, transform=place)
+        with rasterio.open(path, "r+") as file:
+            file.write_mask(real)
+    expected = nearest(np.where(real, values, NOTHING), UTM, place, scenes.scenes["a"])
+    np.testing.assert_array_equal(only(path, scenes), expected)
+
+
+def strange(path: Path, kind: str) -> Path:
+    values = classes_of()
+    if kind == "value":
+        values[40, 3:5] = 17, 9
+        return write(path, values, **GEO)
+    if kind == "named":
+        write(path, values, **GEO)
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(CLASSES='["water", "lawn", "road"]')
+        return path
+    if kind == "palette":
+        return write(path, values, palette={0: (0, 0, 255), 1: (1, 2, 3), 2: (9, 9, 9)}, **GEO)
+    if kind == "colour":
+        return write(path, np.stack([values, values, values + 5]), **GEO)
+    if kind == "scores":
+        return write(path, values + np.float32(0.25), **GEO)
+    if kind == "two bands":
+        return write(path, np.stack([values, values]), photometric="minisblack", alpha="NO", **GEO)
+    if kind == "complex":
+        return write(path, values.astype(np.complex64), **GEO)
+    write(path, values, **GEO)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(CLASSES="water, land")
+    return path
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("value", r"9, 17 in rows 0 to 69 of a stands for no class \(water, land, road\); say what each value is: "
+              "--map-classes '9=CLASS' "),
+    ("named", r"1 \(lawn\) in rows"),
+    ("palette", r"1 \(#010203\) in rows"),
+    ("colour", r"#000005, #010106, #020207 in rows .* --map-classes '#000005=CLASS'"),
+    ("scores", r"has the value 0\.25, but a map holds the numbers of classes"),
+    ("two bands", r"has 2 \(uint8, uint8\); choose the one"),
+    ("complex", "is of complex64"),
+    ("tag", "its tag CLASSES must be a JSON list of names, got 'water, land'"),
+])
+def test_a_value_of_no_known_meaning_is_one_clear_line(tmp_path: Path, scenes: Store, kind: str, said: str) -> None:
+    path = strange(tmp_path / "a.tif", kind)
+    with pytest.raises(SourceError, match=said) as caught:
+        only(path, scenes)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_map_names_its_file(tmp_path: Path, scenes: Store) -> None:
+    path = write(tmp_path / "a.tif", classes_of(), compress="deflate", blockysize=8, **GEO)
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(SourceError, match=r"a\.tif: cannot be read as a raster"):
+        only(path, scenes)
+
+
+def test_a_map_of_the_whole_world_serves_a_scene(tmp_path: Path, scenes: Store) -> None:
+    """Most of its outline has no place in the scene's projection."""
+    values = classes_of(0, (1800, 3600))
+    place = Affine(0.1, 0, -180, 0, -0.1, 90)
+    path = write(tmp_path / "world.tif", values, crs="EPSG:4326", transform=place)
+    np.testing.assert_array_equal(only(path, scenes), nearest(values, "EPSG:4326", place, scenes.scenes["a"]))
+    assert CRS.from_string(UTM) == CRS.from_wkt(scenes.scenes["a"].crs)
