@@ -14,10 +14,8 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.transform import Affine
 
-from patchstore import ClassInfo, Scene, Store
+from patchstore import ClassInfo, Store
 from patchstore.class_raster import ClassRaster
 from patchstore.grid import Grid, misfit
 from patchstore.legends import Header, Legend, read_header, read_legend
@@ -74,7 +72,8 @@ class Maps:
         legends: dict[Path, Legend] = {}
         served: dict[str, _Served] = {}
         for name in dict.fromkeys(scenes):
-            grid = _grid(store.scenes[name])
+            scene = store.scenes[name]
+            grid = Grid.described(name, scene.shape, scene.crs, scene.transform)
             found = finder.of(name, grid)
             for header, _ in found:
                 if header.path not in legends:
@@ -183,11 +182,6 @@ def _codes(table: Mapping[str, str], store: Store, headers: Collection[Header]) 
         raise ConfigError(f"map-classes: {', '.join(absent)} is neither a number, nor a colour or a name that a map "
                           "has")
     return {key: index_of[name] for key, name in table.items()}
-
-
-def _grid(scene: Scene) -> Grid:
-    return Grid(path=Path(scene.name), shape=scene.shape, crs=None if scene.crs is None else CRS.from_wkt(scene.crs),
-                transform=None if scene.transform is None else Affine(*scene.transform))
 
 
 def _served_notes(served: Mapping[str, _Served]) -> list[str]:

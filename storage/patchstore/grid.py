@@ -4,6 +4,7 @@ Two grids are one when shape and CRS are equal and no corner lies more than half
 written with float noise. A raster without georeference has its pixels' places from its shape alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -57,6 +58,12 @@ class Grid:
                 raise SourceError(f"{path}: is in {name_of(found)}, so it cannot be in {crs}; give no CRS for it")
             found = given
         return cls(path=path, shape=(dataset.height, dataset.width), crs=found or None, transform=transform)
+
+    @classmethod
+    def described(cls, what: str, shape: tuple[int, int], crs: str | None, transform: Sequence[float] | None) -> Self:
+        """A grid by its numbers: CRS as WKT, transform a to f. `what` has it, for messages. Raises SourceError."""
+        return cls(path=Path(what), shape=shape, crs=None if crs is None else parse_crs(crs, f"{what}: its CRS"),
+                   transform=None if transform is None else Affine(*transform))
 
     @property
     def place(self) -> str:
