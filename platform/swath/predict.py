@@ -106,6 +106,10 @@ class StoreReader:
         """See `Reader`."""
         return self.store.read([Window(self.scene, row, col, side) for row, col, side in windows], size)[0]
 
+    def valid(self, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels of a stretch of full resolution are real: (rows, cols)."""
+        return self.store.region(self.scene, "valid", rows, cols)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
