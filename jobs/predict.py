@@ -1,42 +1,98 @@
-"""Apply a model to a scene file: a Cloud-Optimised GeoTIFF of classes, and a PNG beside it to look at.
+"""Apply a model to scenes: a Cloud-Optimised GeoTIFF of classes for each, and a PNG beside it to look at.
 
-python jobs/predict.py RUN INPUT OUTPUT.tif [--json]
+python jobs/predict.py RUN INPUT OUTPUT [--area FILE] [--polygons] [--workers N] [--resume] [--json]
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from swath import apply, cli
+from swath.config import ClusterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How windows are blended; by default as the model's runs are scored."""
+
+    overlap: float | None = None
+    """Share of a window's side that it has in common with its neighbour."""
+    symmetries: Literal[1, 8] | None = None
+    """Symmetries of the square that scores are averaged over: 8 takes eight times as long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The machines."""
+
+    workers: int = 1
+    """Stretches of scenes that are predicted at once; more than one, or with an address, as tasks on Ray."""
+    cpus: int = 0
+    """CPU cores of a worker; 0: those of the machine or the cluster, divided among the workers."""
+    address: str = ""
+    """Ray cluster to use; empty: $RAY_ADDRESS, or one of its own on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(cli.ModelArguments):
-    """Apply a model to a scene file: a Cloud-Optimised GeoTIFF, and a PNG beside it to look at."""
+    """Apply a model to scenes: a Cloud-Optimised GeoTIFF of classes for each, and a PNG beside it to look at."""
 
-    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
-    """Raster to predict; it need not be in a store."""
+    input: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
+    """Raster to predict (it need not be in a store), a folder of some, a glob in quotes, a store, or STORE/SCENE."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
-    """GeoTIFF to write."""
+    """GeoTIFF to write, NAME.tif; or a folder, for several scenes, with a mosaic of them (maps.vrt)."""
+    area: Path | None = None
+    """File of polygons outside of which nothing is predicted; maps end at its bounding box."""
+    confidence: bool = False
+    """Also write the largest probability of each pixel: NAME_confidence.tif."""
+    probabilities: bool = False
+    """Also write the probability of each class: NAME_probabilities.tif."""
+    polygons: bool = False
+    """Also write polygons of the classes with their areas, as GeoParquet: NAME.parquet."""
+    simplify: float = 0.0
+    """How far the outline of a polygon may move, in pixels."""
+    score: Score = field(default_factory=Score)
+    cluster: Cluster = field(default_factory=Cluster)
+    resume: bool = False
+    """Go on where a job that was ended has left off; maps that are whole are kept."""
+    overwrite: bool = False
+    """Take the place of maps that exist."""
     json: bool = False
-    """Print one JSON object as the last line: output, quicklook, shape, classes (pixels of each), nodata."""
+    """Print one JSON object as the last line: maps (name, output, quicklook, shape, classes (pixels of each), nodata,
+    further files), mosaic and notes."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
-    result = apply.predict_file(
-        arguments.run, cli.lasting(arguments.input, "INPUT"), cli.lasting(arguments.output, "OUTPUT"),
-        workdir=cli.lasting(arguments.workdir, "workdir"), uri=cli.lasting_uri(arguments.track.uri),
-        device=arguments.device)
-    out = Console()
-    out.print(f"map {result.output}\npicture {result.quicklook}", soft_wrap=True)
-    cli.finish(arguments.json, {"output": str(result.output), "quicklook": str(result.quicklook),
-                                "shape": result.shape, "classes": result.class_pixels, "nodata": result.nodata})
+    cluster = arguments.cluster
+    result = apply.predict(apply.Request(
+        run=arguments.run, source=cli.lasting(arguments.input, "INPUT"),
+        output=cli.lasting(arguments.output, "OUTPUT"), workdir=cli.lasting(arguments.workdir, "workdir"),
+        uri=cli.lasting_uri(arguments.track.uri), area=arguments.area and cli.lasting(arguments.area, "area"),
+        overlap=arguments.score.overlap, symmetries=arguments.score.symmetries, confidence=arguments.confidence,
+        probabilities=arguments.probabilities, polygons=arguments.polygons, simplify_px=arguments.simplify,
+        cluster=ClusterConfig(workers=cluster.workers, cpus=cluster.cpus, address=cluster.address,
+                              device=arguments.device),
+        resume=arguments.resume, overwrite=arguments.overwrite))
+    out = Console(soft_wrap=True)
+    for one in result.maps:
+        out.print(f"map {one.output}\npicture {one.quicklook}")
+        for name, path in one.others.items():
+            out.print(f"{name} {path}")
+    if result.mosaic:
+        out.print(f"mosaic {result.mosaic}")
+    for note in result.notes:
+        out.print(f"note: {note}", markup=False)
+    cli.finish(arguments.json, {
+        "maps": [{"name": one.name, "output": str(one.output), "quicklook": str(one.quicklook), "shape": one.shape,
+                  "classes": one.class_pixels, "nodata": one.nodata}
+                 | {name: str(path) for name, path in one.others.items()} for one in result.maps],
+        "mosaic": result.mosaic and str(result.mosaic), "notes": result.notes})
 
 
 if __name__ == "__main__":

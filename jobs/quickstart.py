@@ -64,8 +64,9 @@ def main(argv: Sequence[str]) -> None:
     store = patchstore.open(config.data.store, merge=config.data.merge)
     in_test = dict(splits.divide(store, config.split).scenes("test"))
     source = next(s for s in ingest.sources(config.data).scenes if s.name in in_test)
-    written = apply.predict_file(found.best.run_id, source.image, workdir / "maps" / f"{source.name}.tif",
-                                 workdir=workdir)
+    written = apply.predict(apply.Request(
+        run=found.best.run_id, source=str(source.image), output=workdir / "maps" / f"{source.name}.tif",
+        workdir=workdir, overwrite=True)).maps[0]
     clock.lap("map")
 
     out.print(f"map      {written.output}\npicture  {written.quicklook}")

@@ -56,7 +56,7 @@ def test_the_score_is_recomputed_from_the_written_maps(job: Job, trained: dict, 
     counts = np.zeros((K, K), np.int64)
     for scene, _ in split.scenes("test"):
         source = dataset / "images" / f"{scene}.tif"
-        written = last_json(job("predict", trained["checkpoint"], source, tmp_path / f"{scene}.tif", "--json"))
+        written, = last_json(job("predict", trained["checkpoint"], source, tmp_path / f"{scene}.tif", "--json"))["maps"]
         with rasterio.open(written["output"]) as map_, rasterio.open(dataset / "masks" / f"{scene}.tif") as mask, \
                 rasterio.open(source) as image:
             labels, predicted = mask.read(1), map_.read(1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import patchstore
 from patchstore import Store
 from patchstore.testing import CLASSES
-from swath import apply, patches, predict, score
+from swath import apply, checkpoint, mapping, patches, predict, score
 from swath import split as splits
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
@@ -102,9 +102,9 @@ def test_scenes_without_metres_and_factors_out_of_reach_are_refused(store: Store
         plan_of(store, PatchesConfig(size=32, pixel_m=1))
 
 
-def brightness(images_NBss: torch.Tensor) -> torch.Tensor:
+def brightness(images_NSBss: torch.Tensor) -> torch.Tensor:
     """Scores of a network that knows each class by its brightness."""
-    return -(images_NBss[:, :1].float() - 50 * torch.arange(5).reshape(1, 5, 1, 1)).abs()
+    return -(images_NSBss[:, 0, :1].float() - 50 * torch.arange(5).reshape(1, 5, 1, 1)).abs()
 
 
 def sides_read(monkeypatch: pytest.MonkeyPatch, reader: type) -> set[int]:
@@ -135,13 +135,20 @@ def test_whole_scenes_are_scored_at_the_models_metres(store: Store, monkeypatch:
 
 def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(bands=3, dtype="uint8", classes=tuple("abcde"), colours=((0, 0, 0),) * 5, ignore=255)
-    trained = SimpleNamespace(config=Config(patches=PatchesConfig(size=32, pixel_m=0.5)), card=card)
-    monkeypatch.setattr(apply, "find", lambda *_: (trained, None))
-    monkeypatch.setattr(apply, "ready", lambda *_: (brightness, torch.device("cpu")))
+    config = Config(patches=PatchesConfig(size=32, pixel_m=0.5))
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(checkpoint, "load", lambda *_: SimpleNamespace(config=config, card=card))
+    monkeypatch.setattr(mapping, "load", lambda model: mapping.Predictor(
+        model=model, card=card, patches=config.patches, forward=brightness, device=torch.device("cpu")))
     sides = sides_read(monkeypatch, patchstore.RasterFile)
-    apply.predict_file("run", folder / "coarse.tif", tmp_path / "map.tif", workdir=tmp_path)
+
+    def predict_map(source: str) -> None:
+        apply.predict(apply.Request(run=str(tmp_path), source=str(folder / source), output=tmp_path / "map.tif",
+                                    workdir=tmp_path))
+
+    predict_map("coarse.tif")
     assert sides == {16}
     with rasterio.open(tmp_path / "map.tif") as file:
         assert np.mean(file.read(1) == landscape(1.0)[1]) > 0.85
     with pytest.raises(DataError, match=r"nowhere.tif: patches.pixel_m needs the pixel size in metres"):
-        apply.predict_file("run", folder / "nowhere.tif", tmp_path / "none.tif", workdir=tmp_path)
+        predict_map("nowhere.tif")

@@ -15,7 +15,7 @@ from patchstore import SourceError
 from swath import apply, certificate, checkpoint, ingest, models
 from swath import split as splits
 from swath.checkpoint import Card
-from swath.config import Config, ModelConfig, PatchesConfig
+from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real imagery at {DATA}; $SWATH_DATA names its folder")
 
@@ -113,7 +113,8 @@ def test_four_bands_with_a_crs_and_nodata_become_a_map(tmp_path: Path) -> None:
                 colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)), ignore=255)
     checkpoint.save(folder, {"net": net.state_dict()}, config, card)
 
-    written = apply.predict_file(str(folder), source, tmp_path / "map.tif", workdir=tmp_path, device="cpu")
+    written, = apply.predict(apply.Request(run=str(folder), source=str(source), output=tmp_path / "map.tif",
+                                           workdir=tmp_path, cluster=ClusterConfig(device="cpu"))).maps
     with rasterio.open(source) as image, rasterio.open(written.output) as map_:
         assert map_.crs == image.crs
         assert map_.crs.to_epsg() == 26914

@@ -18,18 +18,24 @@ from swath.split import Split, SplitName
 
 
 def find(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None]:
-    """The checkpoint of an MLflow run id or a checkpoint folder, and the run's id where it was given by one.
+    """The checkpoint of an MLflow run id or a checkpoint folder, and the run's id where it was given by one. Raises as
+    `locate`, and CheckpointError for a checkpoint that is not whole."""
+    folder, run_id = locate(run, workdir, uri)
+    return checkpoint.load(folder), run_id
 
-    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint
-    and for a folder that is none.
+
+def locate(run: str, workdir: Path, uri: str = "") -> tuple[Path, str | None]:
+    """The folder of a run's checkpoint, and the run's id where it was given by one.
+
+    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint.
     """
     if "/" in run or Path(run).is_dir():
-        return checkpoint.load(Path(run)), None
+        return Path(run), None
     location = tracking.prepare(workdir, uri)
     record = tracking.find(location.uri, run)
     if tracking.CHECKPOINT_TAG not in record.tags:
         raise CheckpointError(f"run {run} ({record.status}) has no checkpoint; use a run that has finished")
-    return checkpoint.load(Path(record.tags[tracking.CHECKPOINT_TAG])), run
+    return Path(record.tags[tracking.CHECKPOINT_TAG]), run
 
 
 def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_uri: str = "",

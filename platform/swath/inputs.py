@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import patchstore
 from patchstore import RasterFile, SourceError, StoreError, kv
 from patchstore.catalog import load_settings
+from patchstore.conventions import pixel_m2
 from patchstore.grid import Grid
 from patchstore.listing import rasters
 from patchstore.raster import SIDECARS, content_files, open_dataset, reading
@@ -49,6 +50,16 @@ class Input:
     """Whether some pixels may not be real."""
     source: RasterFile | StoreReader
     """What reads it."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None for a store's scene."""
+        return self.source.path if isinstance(self.source, RasterFile) else None
+
+    @property
+    def pixel_m2(self) -> float | None:
+        """Ground area of a pixel in square metres; None where it is not known."""
+        return pixel_m2(self.crs, self.transform)
 
     @property
     def bands(self) -> int:

@@ -354,12 +354,17 @@ def symmetric(forward: Forward) -> Forward:
 
 
 def classes_of(rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The class of the highest score for every pixel: (row of the first, classes_hW).
+    """The class of the highest score for every pixel: (row of the first, classes_hW). Raises as `classes_of_scores`."""
+    for row, scores_KhW in rows:
+        yield row, classes_of_scores(row, scores_KhW)
+
+
+def classes_of_scores(row: int, scores_KhW: torch.Tensor) -> NDArray[np.uint8]:
+    """The class of the highest score for every pixel: uint8 (h, W); `row` is that of the first.
 
     Raises DataError where a score is not finite, which would be an arbitrary class.
     """
-    for row, scores_KhW in rows:
-        if not bool(torch.isfinite(scores_KhW).all()):
-            raise DataError(f"rows {row} to {row + scores_KhW.shape[1] - 1}: the network gave scores that are not "
-                            "finite; look for such pixels in the scene, or predict in fp32")
-        yield row, scores_KhW.argmax(0).to(torch.uint8).cpu().numpy()
+    if not bool(torch.isfinite(scores_KhW).all()):
+        raise DataError(f"rows {row} to {row + scores_KhW.shape[1] - 1}: the network gave scores that are not finite; "
+                        "look for such pixels in the scene, or predict in fp32")
+    return scores_KhW.argmax(0).to(torch.uint8).cpu().numpy()
