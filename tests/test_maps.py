@@ -1,17 +1,22 @@
 """Maps are whole or absent, and other programs can read them."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
+from matplotlib.figure import Figure
 from rasterio.enums import ColorInterp
+from rio_cogeo.cogeo import cog_validate
 
+from patchstore.cog import room_needed
 from swath.errors import DataError
-from swath.maps import quicklook, write_map
+from swath.maps import check_room, quicklook, round_length, to_bytes, write_map, write_shares
 
 NAMES = ("water", "land (unpaved area)", "road")
 COLOURS = ((0, 120, 200), (130, 90, 60), (200, 200, 200))
@@ -46,6 +51,7 @@ def write(path, rows, **change):
 def test_a_map_is_a_georeferenced_cog_with_colours_and_names(tmp_path, classes_HW):
     path = tmp_path / "new" / "map.tif"
     write(path, pieces(classes_HW), tags={"RUN": "abc"})
+    assert cog_validate(path, strict=True) == (True, [], [])
     with rasterio.open(path) as raster:
         np.testing.assert_array_equal(raster.read(1), classes_HW)
         assert raster.crs == rasterio.CRS.from_epsg(32640)
@@ -85,6 +91,42 @@ def test_an_image_without_crs_gives_a_map_without_one_and_no_warning(tmp_path, s
     with raster:
         assert raster.crs is None
         np.testing.assert_array_equal(raster.read(1), classes)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_shares_are_a_cog_of_bytes_that_say_their_scale(tmp_path, bands):
+    shares_CHW = np.random.default_rng(0).random((bands, *SHAPE), np.float32)
+    bytes_CHW = to_bytes(shares_CHW)
+    bytes_CHW[:, :200, :101] = 255
+    names = [f"class {k}" for k in range(bands)]
+    cut = [(40, bytes_CHW[:, :700]), (740, bytes_CHW[:, 700:])]
+    write_shares(tmp_path / "shares.tif", cut, shape=SHAPE, crs=WKT, transform=TRANSFORM, names=names,
+                 tags={"RUN": "a"})
+    assert cog_validate(tmp_path / "shares.tif", strict=True) == (True, [], [])
+    with rasterio.open(tmp_path / "shares.tif") as raster:
+        np.testing.assert_array_equal(raster.read(), bytes_CHW)
+        assert raster.scales == (1 / 254,) * bands
+        assert raster.nodatavals == (255,) * bands
+        assert raster.descriptions == tuple(names)
+        assert not {ColorInterp.red, ColorInterp.alpha, ColorInterp.palette} & set(raster.colorinterp)
+        assert tuple(raster.transform)[:6] == TRANSFORM
+        assert raster.tags()["RUN"] == "a"
+        there = bytes_CHW != 255
+        assert abs((raster.read() * raster.scales[0] - shares_CHW)[there]).max() <= 1 / 508 + 1e-6
+    with rasterio.open(tmp_path / "shares.tif", overview_level=0) as raster:
+        halves = bytes_CHW.reshape(bands, SHAPE[0] // 2, 2, SHAPE[1] // 2, 2).astype(np.float64)
+        halves[halves == 255] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing
+            means = np.nan_to_num(np.nanmean(halves, axis=(2, 4)), nan=255)
+        assert abs(raster.read() - means).max() <= 0.5, "no data is not mixed in"
+
+
+def test_shares_that_are_there_already_stay(tmp_path):
+    (tmp_path / "shares.tif").write_bytes(b"earlier")
+    with pytest.raises(DataError, match=r"shares\.tif: exists already"):
+        write_shares(tmp_path / "shares.tif", [], shape=SHAPE, crs=None, transform=None, names="a", overwrite=False)
+    assert (tmp_path / "shares.tif").read_bytes() == b"earlier"
 
 
 def interrupted(classes_HW):
@@ -146,6 +188,7 @@ FULL_DISK = """
 import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
+from patchstore.cog import room_needed
 from swath.errors import DataError
 from swath.maps import write_map
 
@@ -176,6 +219,69 @@ print("fine")
 def test_a_full_disk_is_an_error_wherever_it_strikes(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "fine", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("bands", [1, 5])
+def test_room_on_the_disk_is_asked_for_before_any_row_is(tmp_path, monkeypatch, bands):
+    def never():
+        pytest.fail("rows were asked for")
+        yield
+
+    whole = 4096 * 4096 * bands * 8 // 3
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=int(whole * 1.01)))
+    check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=int(whole * 0.98)))
+    said = rf"map\.tif: writing it may need [\d,]+ bytes of disk, and {int(whole * 0.98):,} are free in {tmp_path}; free some"
+    with pytest.raises(DataError, match=said):
+        check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands)
+    with pytest.raises(DataError, match=said):
+        write_shares(tmp_path / "new" / "map.tif", never(), shape=(4096, 4096), crs=None, transform=None,
+                     names=["share"] * bands)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_that_is_asked_for_suffices_for_noise(tmp_path, monkeypatch):
+    taken, replace = [], os.replace
+
+    def look(source, target):
+        taken.append(sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", look)
+    noise_HW = np.random.default_rng(0).integers(0, 255, (1024, 1024), np.uint8)
+    write(tmp_path / "map.tif", [(0, noise_HW)], shape=(1024, 1024), names=["a"] * 255, colours=[(0, 0, 0)] * 255)
+    need = room_needed((1024, 1024))
+    assert 0.8 * need < taken[0] < need
+
+
+@pytest.mark.parametrize(("most", "length"), [(1, 1), (1.99, 1), (2, 2), (4.9, 2), (99, 50), (100, 100), (0.07, 0.05),
+                                              (3e5, 2e5)])
+def test_a_scale_bar_has_a_round_length(most, length):
+    assert round_length(most) == pytest.approx(length)
+
+
+@pytest.mark.parametrize(("change", "text", "dots"), [
+    ({}, "50 m", 100),
+    ({"transform": (15.0, 0.0, 325000.0, 0.0, -15.0, 2770000.0)}, "2 km", 2000 / 15),
+    ({"crs": rasterio.CRS.from_epsg(4326).to_wkt()}, "100 px", 100),
+    ({"crs": None, "transform": None}, "100 px", 100),
+])
+def test_a_quicklook_has_a_scale_bar_of_true_metres_or_of_pixels(tmp_path, monkeypatch, change, text, dots):
+    classes_HW = np.zeros((500, 480), np.uint8)
+    drawn = {}
+    savefig = Figure.savefig
+
+    def look(figure, *args, **settings):
+        width = figure.get_figwidth() * figure.dpi
+        drawn.update(text=figure.texts[0].get_text(),
+                     dots=sum(bar.get_width() for bar in figure.artists) * width)
+        savefig(figure, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    write(tmp_path / "map.tif", [(0, classes_HW)], shape=classes_HW.shape, **change)
+    quicklook(tmp_path / "map.tif", tmp_path / "map.png")
+    assert drawn["text"] == text
+    assert drawn["dots"] == pytest.approx(dots)
 
 
 def test_a_quicklook_shows_the_colours_and_a_legend(tmp_path, classes_HW):
