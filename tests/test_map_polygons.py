@@ -150,6 +150,7 @@ def test_an_earlier_file_stays_until_another_takes_its_place(tmp_path):
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"out_path": "map.tif/a.parquet"}, r"a\.parquet: cannot be written"),
+    ({"out_path": "map.tif", "overwrite": True}, r"map\.tif: the polygons would take the place of their map"),
     ({"simplify_px": -1.0}, "simplify_px must not be negative, got -1"),
     ({"map_path": "none.tif"}, r"none\.tif: cannot be read as a map"),
     ({"map_path": "grey.tif"}, r"grey\.tif: not a map of classes"),

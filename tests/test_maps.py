@@ -230,8 +230,9 @@ def test_room_on_the_disk_is_asked_for_before_any_row_is(tmp_path, monkeypatch, 
     whole = 4096 * 4096 * bands * 8 // 3
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=int(whole * 1.01)))
     check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=int(whole * 0.98)))
-    said = rf"map\.tif: writing it may need [\d,]+ bytes of disk, and {int(whole * 0.98):,} are free in {tmp_path}; free some"
+    free = int(whole * 0.98)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    said = rf"map\.tif: writing it may need [\d,]+ bytes of disk, and {free:,} are free in {tmp_path}; free some"
     with pytest.raises(DataError, match=said):
         check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands)
     with pytest.raises(DataError, match=said):

@@ -108,6 +108,7 @@ def test_maps_that_cannot_lie_in_it_are_named(tmp_path):
     (["map.tif"], "map.tif/new.vrt", r"new\.vrt: cannot be written"),
     (["lost.tif"], "new.vrt", r"new\.vrt: no map to lay into it; .*lost\.tif: has no CRS"),
     ([], "new.vrt", r"new\.vrt: no map to lay into it; none was given"),
+    (["map.tif", "old.vrt"], "old.vrt", r"old\.vrt: would be laid into itself"),
     (["map.tif", "far.tif"], "new.vrt", r"new\.vrt: .* pixels, and a raster has 2,147,483,647 a side at most"),
 ])
 def test_what_cannot_be_is_one_clear_line_and_leaves_nothing(tmp_path, names, out, said):

@@ -197,17 +197,14 @@ def quicklook(map_path: Path, png_path: Path, longest: int = 1024) -> None:
         shrink = min(1.0, longest / max(info.shape))
         out = tuple(max(1, round(length * shrink)) for length in info.shape)
         classes_HW = raster.read(1, out_shape=out, resampling=Resampling.mode)
-    png = _picture(classes_HW, info, _metres(map_path, info))
+    png = _picture(classes_HW, info, _metres(info))
     with replacing(Path(png_path), overwrite=True) as part:
         part.write_bytes(png)
 
 
-def _metres(path: Path, info: MapInfo) -> float | None:
+def _metres(info: MapInfo) -> float | None:
     """Metres on the ground from one column to the next, where the CRS says so."""
-    try:
-        area_m2 = pixel_m2(info.crs, info.transform)
-    except SourceError as error:
-        raise DataError(f"{path}: {error}") from error
+    area_m2 = pixel_m2(info.crs, info.transform)
     if area_m2 is None or info.transform is None:
         return None
     a, b, _, d, e, _ = info.transform

@@ -42,6 +42,8 @@ def write_vrt(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> t
     stays.
     """
     out = Path(out)
+    if out.resolve() in {Path(path).resolve() for path in paths}:
+        raise DataError(f"{out}: would be laid into itself; give another name")
     alike, notes = _alike([(Path(path), inspect_map(path)) for path in paths])
     if not alike:
         raise DataError(f"{out}: no map to lay into it; {'; '.join(notes) or 'none was given'}")

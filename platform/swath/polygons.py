@@ -19,7 +19,6 @@ from rasterio.features import shapes
 from shapely import GeometryType
 
 from patchstore.conventions import pixel_m2
-from patchstore.errors import SourceError
 from patchstore.schema import Affine
 from swath.errors import DataError
 from swath.maps import MapInfo, open_map, replacing
@@ -44,10 +43,13 @@ def write_polygons(map_path: Path, out_path: Path, *, simplify_px: float = 0.0, 
     """
     if simplify_px < 0:
         raise DataError(f"simplify_px must not be negative, got {simplify_px}")
-    with replacing(Path(out_path), overwrite=overwrite) as part:
-        info, classes_P, polygons_P = _trace(Path(map_path))
+    map_path, out_path = Path(map_path), Path(out_path)
+    if out_path.resolve() == map_path.resolve():
+        raise DataError(f"{out_path}: the polygons would take the place of their map; give another name")
+    with replacing(out_path, overwrite=overwrite) as part:
+        info, classes_P, polygons_P = _trace(map_path)
         pixels_P = np.rint(shapely.area(polygons_P)).astype(np.int64)
-        area_m2_P = _areas(polygons_P, info, Path(map_path))
+        area_m2_P = _areas(polygons_P, info, map_path)
         if simplify_px > 0 and len(polygons_P):
             polygons_P = shapely.coverage_simplify(_noded(polygons_P, info.shape), simplify_px, simplify_boundary=False)
         table = geopandas.GeoDataFrame(
@@ -98,13 +100,14 @@ def _areas(polygons_P: Geometries, info: MapInfo, path: Path) -> NDArray[np.floa
     On the ellipsoid they are those in the equal-area cylindrical projection, in which the sides of pixels in degrees or
     in Mercator's projection stay straight.
     """
-    try:
-        plane_m2 = pixel_m2(info.crs, info.transform)
-        crs = None if info.crs is None else pyproj.CRS.from_wkt(info.crs)
-    except (SourceError, CRSError) as error:
-        raise DataError(f"{path}: {error}") from error
+    plane_m2 = pixel_m2(info.crs, info.transform)
     if plane_m2 is not None:
         return np.asarray(shapely.area(polygons_P) * plane_m2)
+    try:
+        crs = None if info.crs is None else pyproj.CRS.from_wkt(info.crs)
+    except CRSError as error:
+        raise DataError(f"{path}: its CRS cannot be read by PROJ ({error}); give the map another, with gdal_edit"
+                        ) from error
     geodetic = None if crs is None else crs.geodetic_crs
     if geodetic is None or geodetic.ellipsoid is None or info.transform is None or not len(polygons_P):
         return np.full(len(polygons_P), np.nan)
