@@ -1,5 +1,7 @@
-"""Polygons of a finished map's classes, as GeoParquet. Memory is that of the polygons, not of the pixels.
+"""Polygons of a finished map's classes, as GeoParquet.
 
+Memory is that of the polygons, not of the pixels: about 100 bytes a vertex, 170 to simplify them (0.9 and 1.5 GB for
+the 9.1 million vertices of a map of 144 million pixels: 18 and 58 s).
 Polygons are worked on in pixels, where their vertices are whole numbers, and brought to the ground last.
 Legend: P polygons, V vertices.
 """
