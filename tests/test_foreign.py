@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as reproject
 
 import patchstore
+import recipes
+from conftest import DATA
 from patchstore import ClassInfo, MaskCoding, SceneSource, Store
 from patchstore.errors import SourceError
-from swath import foreign
+from swath import foreign, ingest
 from swath.errors import ConfigError, DataError
 from swath.foreign import Maps
 from swath.maps import quicklook, write_map
@@ -162,7 +165,7 @@ def test_tiles_fill_what_earlier_ones_leave_and_their_disagreements_are_counted(
         differing += int(((expected != NOTHING) & (there != NOTHING) & (expected != there)).sum())
         expected = np.where(expected == NOTHING, there, expected)
     maps = opened(tmp_path, scenes, ["a", "c"])
-    assert "no file shows any of c: all of their pixels are uncovered" in maps.notes
+    assert "no file serves c: all of their pixels are uncovered" in maps.notes
     assert "1 rasters serve none of the scenes: far.tif" in maps.notes
     assert ("a: from 3 files on its ground (t1.tif, t2.tif, t3.tif), 3 of them warped to its grid (nearest)"
             in maps.notes)
@@ -194,7 +197,7 @@ def test_files_serve_the_scenes_of_their_names(tmp_path: Path, scenes: Store, na
         from_it = [note for note in maps.notes if note.startswith(f"{scene}: from ")]
         if file is None:
             assert not from_it
-            assert any(note.startswith("no file shows any of") and scene in note for note in maps.notes)
+            assert any(note.startswith("no file serves") and scene in note for note in maps.notes)
         elif file != f"{scene}.tif" or scene != "c":
             assert file in from_it[0]
 
@@ -204,6 +207,18 @@ def test_tiles_that_begin_with_a_scenes_name_are_its_tiles(tmp_path: Path, scene
     write(tmp_path / "a_0.tif", values[:40], crs=UTM, transform=PLACE)
     write(tmp_path / "a_1.tif", values[40:], crs=UTM, transform=PLACE @ Affine.translation(0, 40))
     np.testing.assert_array_equal(only(tmp_path, scenes), values)
+
+
+def test_tiles_of_another_date_are_not_taken(tmp_path: Path, scenes: Store) -> None:
+    """Those of a_b, and one of no scene's name, show all of scene a; its own show a half."""
+    values, other = classes_of(), 2 - classes_of()
+    for name, shown in (("a_b_0", other), ("a_b_1", other), ("aa", other), ("a_0", values[:35]), ("a_1", values[:35])):
+        write(tmp_path / f"{name}.tif", shown, crs=UTM, transform=PLACE)
+    np.testing.assert_array_equal(only(tmp_path, scenes), np.concatenate([values[:35], np.full((35, 90), NOTHING)]))
+    for path in (*tmp_path.glob("a_[01].tif"), tmp_path / "aa.tif"):
+        path.unlink()
+    with pytest.raises(DataError, match="none of its 2 rasters has the name of one of the scenes"):
+        opened(tmp_path, scenes)
 
 
 def test_a_scene_without_a_place_is_served_by_its_name_and_shape_alone(tmp_path: Path, scenes: Store) -> None:
@@ -240,11 +255,11 @@ def test_what_is_no_map_of_a_scene_is_refused(tmp_path: Path, scenes: Store) -> 
 GEO = {"crs": UTM, "transform": PLACE}
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
-@pytest.mark.parametrize("nodata", [None, 200, -9999])
-def test_numbers_of_every_type_are_classes(tmp_path: Path, scenes: Store, dtype: str, nodata: int | None) -> None:
-    if nodata == -9999 and dtype.startswith("u"):
-        pytest.skip("no value of this type")
+@pytest.mark.parametrize(("dtype", "nodata"), [
+    *((dtype, nodata) for dtype in ("uint8", "int16", "uint16", "int32", "float32", "float64")
+      for nodata in (None, 200)),
+    ("int16", -9999), ("int32", -9999), ("float32", -3.4028234663852886e38), ("float64", -9999)])
+def test_numbers_of_every_type_are_classes(tmp_path: Path, scenes: Store, dtype: str, nodata: float | None) -> None:
     values, expected = classes_of().astype(dtype), classes_of()
     if nodata is not None:
         values[:5], expected[:5] = nodata, NOTHING
@@ -328,14 +343,21 @@ def test_a_nodata_that_is_a_class_too_is_nothing_and_that_is_said(tmp_path: Path
 
 
 @pytest.mark.parametrize("warped", [False, True])
-def test_what_an_internal_mask_leaves_out_is_nothing(tmp_path: Path, scenes: Store, warped: bool) -> None:
+@pytest.mark.parametrize("layout", ["mask", "alpha", "colours and alpha"])
+def test_what_a_mask_or_opacity_leaves_out_is_nothing(tmp_path: Path, scenes: Store, layout: str, warped: bool) -> None:
     values, real = classes_of(), np.ones(HW, bool)
     real[20:30, 40:] = False
     place = PLACE @ Affine.translation(2 * warped, 0)
+    opacity = real[None].astype(np.uint8) * 255
+    bands = {"mask": values[None], "alpha": np.concatenate([values[None], opacity])}
+    bands["colours and alpha"] = np.concatenate(
+        [np.moveaxis(np.array([info.colour for info in CLASSES], np.uint8)[values], 2, 0), opacity])
+    more = {"mask": {}, "alpha": {"alpha": "YES"}, "colours and alpha": {"alpha": "YES", "photometric": "RGB"}}
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        path = write(tmp_path / "a.tif", values, crs=UTM, transform=place)
-        with rasterio.open(path, "r+") as file:
-            file.write_mask(real)
+        path = write(tmp_path / "a.tif", bands[layout], crs=UTM, transform=place, **more[layout])
+        if layout == "mask":
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(real)
     expected = nearest(np.where(real, values, NOTHING), UTM, place, scenes.scenes["a"])
     np.testing.assert_array_equal(only(path, scenes), expected)
 
@@ -362,19 +384,20 @@ def strange(path: Path, kind: str) -> Path:
         return write(path, values.astype(np.complex64), **GEO)
     write(path, values, **GEO)
     with rasterio.open(path, "r+") as file:
-        file.update_tags(CLASSES="water, land")
+        file.update_tags(CLASSES='["sea", "soil"]' if kind == "names" else "water, land")
     return path
 
 
 @pytest.mark.parametrize(("kind", "said"), [
-    ("value", r"9, 17 in rows 0 to 69 of a stands for no class \(water, land, road\); say what each value is: "
+    ("value", r"9, 17 in scene a stands for no class \(water, land, road\); say what each value is: "
               "--map-classes '9=CLASS' "),
-    ("named", r"1 \(lawn\) in rows"),
-    ("palette", r"1 \(#010203\) in rows"),
-    ("colour", r"#000005, #010106, #020207 in rows .* --map-classes '#000005=CLASS'"),
+    ("named", r"1 \(lawn\) in scene a"),
+    ("palette", r"1 \(#010203\) in scene a"),
+    ("colour", r"#000005, #010106, #020207 in scene .* --map-classes '#000005=CLASS'"),
     ("scores", r"has the value 0\.25, but a map holds the numbers of classes"),
     ("two bands", r"has 2 \(uint8, uint8\); choose the one"),
     ("complex", "is of complex64"),
+    ("names", r"its names \(sea, soil\) are none of the classes \(water, land, road\); say what its values are"),
     ("tag", "its tag CLASSES must be a JSON list of names, got 'water, land'"),
 ])
 def test_a_value_of_no_known_meaning_is_one_clear_line(tmp_path: Path, scenes: Store, kind: str, said: str) -> None:
@@ -399,3 +422,28 @@ def test_a_map_of_the_whole_world_serves_a_scene(tmp_path: Path, scenes: Store) 
     path = write(tmp_path / "world.tif", values, crs="EPSG:4326", transform=place)
     np.testing.assert_array_equal(only(path, scenes), nearest(values, "EPSG:4326", place, scenes.scenes["a"]))
     assert CRS.from_string(UTM) == CRS.from_wkt(scenes.scenes["a"].crs)
+
+
+@pytest.mark.skipif(not (DATA / "dubai").is_dir(), reason=f"needs the Dubai set in {DATA}")
+def test_real_masks_are_their_own_scenes_maps(tmp_path: Path) -> None:
+    """Palettes of Tile 2, whose order differs from file to file, and colours of Tile 1."""
+    data = recipes.dubai().data
+    classes = ingest.class_infos(data)
+    coding = MaskCoding(kind="colour", classes=tuple(classes), ignored=("#000000",))
+    uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=3, classes=classes)
+    names = [f"{tile}_{part:03}" for tile in (1, 2) for part in (1, 2)]
+    for name in names:
+        folder = DATA / "dubai" / f"Tile {name[0]}"
+        mask = folder / "masks" / f"image_part_{name[2:]}.png"
+        image = folder / "images" / f"image_part_{name[2:]}.jpg"
+        patchstore.ingest_scene(uri, SceneSource(name=name, image=image, mask=mask, group=name), coding)
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        shutil.copy(mask, tmp_path / "maps" / f"{name}_pred.png")
+    store = patchstore.open(uri)
+    regions = [Region(scene=name, rows=(0, scene.shape[0]), cols=(0, scene.shape[1]))
+               for name, scene in store.scenes.items()]
+    found = read(Maps.open(tmp_path / "maps", store, names, table={"#000000": ""}), regions)
+    for there, classes_HW in zip(regions, found):
+        labels_HW = store.region(there.scene, "mask", there.rows, there.cols)
+        np.testing.assert_array_equal(classes_HW, np.where(labels_HW == store.ignore, NOTHING, labels_HW))
+        assert len(np.unique(classes_HW)) > 2

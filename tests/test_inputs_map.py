@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from rasterio.transform import Affine
 from rasterio.warp import transform as reproject
 
+import patchstore
 from patchstore import SourceError, Store, StoreError
 from swath import inputs, predict
 from swath.errors import DataError
 from swath.inputs import Input
 from test_ingest import write
-from test_inputs import CRS, GEO, HW, PLACE, at, pixels_of, square, write_polygons
+from test_inputs import CLASSES, CRS, GEO, HW, INDEX, PLACE, at, pixels_of, scene, square, write_polygons
 
 U8 = np.dtype("uint8")
 pytestmark = [pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),  # the rasters made here
@@ -71,6 +72,21 @@ def test_a_store_and_its_scenes_name_inputs(store: Store, dataset: Path) -> None
     np.testing.assert_array_equal(one.read(windows, 64), file.read(windows, 64))
     assert one.valid((0, 5), (0, 9)) is None
     assert file.valid((0, 5), (0, 9)) is None
+
+
+def test_a_file_and_its_scene_agree_on_what_is_real_and_on_an_area(tmp_path: Path) -> None:
+    image = pixels_of()
+    image[:, 10:20, 30:] = 7
+    path = write(tmp_path / "a.tif", image, nodata=7, **GEO)
+    uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=3, classes=CLASSES, chunk=64, shard=64)
+    patchstore.ingest_scene(uri, scene(path), INDEX)
+    area = write_polygons(tmp_path / "p.gpkg", [square(3, 4, 30, 40)], kind="Polygon", n=[1])
+    whole = ((0, HW[0]), (0, HW[1]))
+    for each in (find(path)[0], find(uri)[0]):
+        np.testing.assert_array_equal(each.valid(*whole), (image != 7).any(axis=0))
+        found = inputs.area(area, each)
+        assert found is not None
+        assert found.region == ((3, 33), (4, 44))
 
 
 def test_an_input_pickles_and_is_a_reader(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from swath.foreign_files import Finder, find_files, listed
 from swath.score import NOTHING, Region
 
 Range = tuple[int, int]
-STRIP = 256
+STRIP = 512
 """Most rows that are read at once."""
 
 
@@ -201,7 +201,7 @@ def _served_notes(served: Mapping[str, _Served]) -> list[str]:
                          f"{warped or 'none'} of them warped to its grid (nearest)")
     absent = [scene for scene, found in served.items() if not found.parts]
     return [*(f"{count} scenes: each from the file of its name, {how}" for how, count in sorted(alike.items())), *notes,
-            *[f"no file shows any of {', '.join(absent)}: all of their pixels are uncovered"] * bool(absent)]
+            *[f"no file serves {', '.join(absent)}: all of their pixels are uncovered"] * bool(absent)]
 
 
 def _how(grid: Grid, image: Grid) -> str:

@@ -1,12 +1,12 @@
 """Which files of a folder are the maps of which scenes of a store.
 
-A scene is served by the file of its own name, where there is one. A file's name is its stem, alone or after the folders
-that it lies in (north_1 for north/1.tif), or such a name with more after `_` or `.` (north_1_pred.tif) where no other
-file has that too. A scene without such a file is served by all others that show some of its ground.
+A file's name is its stem, alone or after the folders that it lies in (north_1 for north/1.tif). A scene is served by
+the file of its own name, else by the one whose name goes on after it with `_` or `.` (north_1_pred.tif); several such
+are its tiles. Those are no other scene's, even where they show its ground: they may be of another date. A scene without
+any is served by all files that have no scene's name and show some of its ground.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 from rasterio.enums import Resampling
@@ -31,37 +31,33 @@ class Finder:
 
     def __init__(self, root: Path, store: Store, headers: Mapping[Path, Header]) -> None:
         """`root`: the folder of the files, or the only one."""
-        self._root, self._headers = root, headers
-        exact: dict[str, list[Path]] = {}
-        longer: dict[str, list[Path]] = {}
-        free: list[Path] = []
-        for path in headers:
+        self._root = root
+        exact: dict[str, list[Header]] = {}
+        begun: dict[str, list[Header]] = {}
+        free: list[Header] = []
+        for path, header in headers.items():
             names = self._names(path)
-            whole = next((name for name in names if name in store.scenes), None)
-            begun = max((scene for scene in store.scenes if any(name.startswith((f"{scene}_", f"{scene}."))
-                                                                for name in names)), key=len, default=None)
-            if whole is not None:
-                exact.setdefault(whole, []).append(path)
-            elif begun is not None:
-                longer.setdefault(begun, []).append(path)
+            starts = (scene for scene in store.scenes
+                      if any(name.startswith((f"{scene}_", f"{scene}.")) for name in names))
+            if whole := next((name for name in names if name in store.scenes), None):
+                exact.setdefault(whole, []).append(header)
+            elif start := max(starts, key=len, default=None):
+                begun.setdefault(start, []).append(header)
             else:
-                free.append(path)
-        self._named = longer | exact
-        # What stands beside the file of a scene's own name (a map of its confidence, say) is no map of another.
-        several = chain.from_iterable(paths for paths in self._named.values() if len(paths) > 1)
-        self._by_ground = [headers[path] for path in sorted([*free, *several])
-                           if headers[path].grid.crs is not None and headers[path].grid.transform is not None]
+                free.append(header)
+        self._named = begun | exact  # what stands beside a file of a scene's own name is its confidence, or the like
+        self._free = free
 
     def of(self, scene: str, grid: Grid) -> list[tuple[Header, Place]]:
         """The files of a scene on a grid, by name, and where in the scene each lies.
 
-        Raises DataError for a file of the scene's name that is not its map, or several; SourceError.
+        Raises DataError or SourceError for a file of the scene's name that is not its map, or several that cannot be.
         """
-        named = [self._headers[path] for path in self._named.get(scene, ())]
-        placed = grid.crs is not None and grid.transform is not None
+        named = self._named.get(scene, [])
+        placed = _placed(grid)
         if len(named) == 1:
             open_on(grid, named[0].path, Resampling.nearest, align=True).close()  # raises where that cannot be
-            there = self._span(named[0].grid, grid)
+            there = _span(named[0].grid, grid)
             if there is None:
                 raise DataError(f"{named[0].path}: has the name of scene {scene}, but lies elsewhere; give the map of "
                                 "that scene, or another name")
@@ -71,18 +67,23 @@ class Finder:
                 raise DataError(f"{self._root}: {listed([str(header.path) for header in named])} have the name of "
                                 f"scene {scene}, which has no CRS by which they could be its tiles; leave one")
             return []
-        spans = ((header, span(header.grid, grid)) for header in self._by_ground)
+        spans = ((header, span(header.grid, grid)) for header in named or self._free if _placed(header.grid))
         return [(header, there) for header, there in spans if there is not None]
-
-    def _span(self, grid: Grid, image: Grid) -> Place | None:
-        if grid.transform is None or image.transform is None:  # it has the scene's shape
-            return (0, image.shape[0]), (0, image.shape[1])
-        return span(grid, image)
 
     def _names(self, path: Path) -> list[str]:
         """The names that a file may go by, the longest first."""
         folders = path.relative_to(self._root).parts[:-1] if path != self._root else ()
         return ["_".join((*folders[first:], path.stem)) for first in range(len(folders) + 1)]
+
+
+def _placed(grid: Grid) -> bool:
+    return grid.crs is not None and grid.transform is not None
+
+
+def _span(grid: Grid, image: Grid) -> Place | None:
+    if grid.transform is None or image.transform is None:  # it has the scene's shape
+        return (0, image.shape[0]), (0, image.shape[1])
+    return span(grid, image)
 
 
 def find_files(path: Path) -> tuple[list[Path], list[str]]:

@@ -24,6 +24,8 @@ from patchstore.window import Range
 Array = NDArray[Any]
 _SHOWN = 10
 """Unknown values that a message lists; beyond it, how many more there are."""
+_AT_ONCE = 1 << 18
+"""Pixels that are decoded at once: what is made on the way takes 25 bytes a pixel."""
 _POINTS = 32
 """Places of an edge that are reprojected to find its extent."""
 
@@ -73,13 +75,12 @@ class ClassRaster:
                 said_HW = self._file.dataset.read_masks(1, window=(rows, cols)) != 0
             else:
                 said_HW = np.ones(bands_BHW.shape[1:], np.bool_)
-        values_HW = self._values(bands_BHW[:len(self._header.dtypes)])
-        if values_HW.dtype.kind == "f":
-            said_HW &= np.isfinite(values_HW)
-        if self._legend.nodata is not None:
-            with np.errstate(over="ignore"):  # one beyond a float32 is infinite there, and so is the file's
-                said_HW &= values_HW != self._legend.nodata
-        return self._coded(values_HW, said_HW, rows)
+        classes_HW = np.full(said_HW.shape, self._nothing, np.uint8)
+        step = max(1, _AT_ONCE // said_HW.shape[1])
+        for row in range(0, len(said_HW), step):
+            part = slice(row, row + step)
+            self._decode(self._values(bands_BHW[:len(self._header.dtypes), part]), said_HW[part], classes_HW[part])
+        return classes_HW
 
     def _values(self, bands_BHW: Array) -> Array:
         if not self._header.coloured:
@@ -89,21 +90,20 @@ class ClassRaster:
         colours_HW: Array = red << 16 | green << 8 | blue
         return colours_HW
 
-    def _coded(self, values_HW: Array, said_HW: NDArray[np.bool_], rows: Range) -> NDArray[np.uint8]:
-        if not len(self._known_V):
-            places_HW, known_HW = np.zeros(values_HW.shape, np.intp), np.zeros(values_HW.shape, np.bool_)
-        else:
-            places_HW = np.searchsorted(self._known_V, values_HW).clip(max=len(self._known_V) - 1)
-            known_HW = self._known_V[places_HW] == values_HW
-        strange_HW = said_HW & ~known_HW
+    def _decode(self, values_HW: Array, said_HW: NDArray[np.bool_], out_HW: NDArray[np.uint8]) -> None:
+        """Write the classes of values where they say anything."""
+        if values_HW.dtype.kind == "f":
+            said_HW = said_HW & np.isfinite(values_HW)
+        if self._legend.nodata is not None:
+            with np.errstate(over="ignore"):  # one beyond a float32 is infinite there, and so is the file's
+                said_HW = said_HW & (values_HW != self._legend.nodata)
+        places_HW = np.searchsorted(self._known_V, values_HW).clip(max=len(self._known_V) - 1)
+        strange_HW = said_HW & (self._known_V[places_HW] != values_HW)
         if strange_HW.any():
-            raise self._unknown(np.unique(values_HW[strange_HW]), rows)
-        classes_HW = np.full(values_HW.shape, self._nothing, np.uint8)
-        said_HW &= known_HW
-        classes_HW[said_HW] = self._codes_V[places_HW[said_HW]]
-        return classes_HW
+            raise self._unknown(np.unique(values_HW[strange_HW]))
+        np.copyto(out_HW, self._codes_V[places_HW], where=said_HW)
 
-    def _unknown(self, values_V: Array, rows: Range) -> SourceError:
+    def _unknown(self, values_V: Array) -> SourceError:
         path, values = self._header.path, [value.item() for value in values_V]
         broken = next((value for value in values if value != int(value)), None)
         if broken is not None:
@@ -113,9 +113,9 @@ class ClassRaster:
         more = f" and {len(values) - _SHOWN:,} more" if len(values) > _SHOWN else ""
         key = f"#{int(values[0]):06X}" if self._header.coloured else str(int(values[0]))
         return SourceError(
-            f"{path}: {', '.join(texts)}{more} in rows {rows[0]} to {rows[1] - 1} of {self._image.path} stands for no "
-            f"class ({', '.join(info.name for info in self._classes)}); say what each value is: --map-classes "
-            f"'{key}=CLASS' ('{key}=' for none)")
+            f"{path}: {', '.join(texts)}{more} in scene {self._image.path} stands for no class "
+            f"({', '.join(info.name for info in self._classes)}); say what each value is: --map-classes '{key}=CLASS' "
+            f"('{key}=' for none)")
 
     def _text(self, value: int) -> str:
         """A value as a message shows it, with the name or colour that the file gives it."""

@@ -9,6 +9,7 @@ That is said by the first of these that says anything of a value:
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Header:
         """The values that a table's key stands for: itself if it is a number, else all of that colour or name."""
         if key.removeprefix("-").isdecimal():
             return [int(key)]
-        if key.startswith("#") and len(key) == 7:
+        if re.fullmatch("#[0-9A-Fa-f]{6}", key):
             code = int(key[1:], 16)
             return [code] if self.coloured else [value for value, colour in self.palette.items() if colour == code]
         return [value for value, name in self.names.items() if name == key]
@@ -87,7 +88,7 @@ def read_legend(header: Header, classes: Sequence[ClassInfo], table: Mapping[str
     """What a raster's values mean. `table`: by a value, #RRGGBB or name of the file, the index of a class, or any other
     number for what is none.
 
-    Raises SourceError when the raster's bands are not those of a class map.
+    Raises SourceError when the raster's bands are not those of a class map, and where no value is a class.
     """
     _check_bands(header)
     how: How
@@ -104,13 +105,18 @@ def read_legend(header: Header, classes: Sequence[ClassInfo], table: Mapping[str
         how, found = "table", {}
     else:
         how, found = "indices", {index: index for index in range(len(classes))}
+    found |= of_table
+    if not found:
+        said = f"its names ({', '.join(header.names.values())}) are" if header.names else "what the table has is"
+        raise SourceError(f"{header.path}: {said} none of the classes ({', '.join(of_name)}); say what its values are: "
+                          "--map-classes VALUE=CLASS")
     nodata = header.nodata
     if nodata is not None and header.coloured:
         nodata = nodata * 0x010101
     if nodata in of_table:
         nodata = None
     clash = "" if nodata is None or nodata not in found else classes[found[int(nodata)]].name
-    return Legend(codes=found | of_table, nodata=nodata, how="table" if of_table else how, clash=clash)
+    return Legend(codes=found, nodata=nodata, how="table" if of_table else how, clash=clash)
 
 
 def _check_bands(header: Header) -> None:
