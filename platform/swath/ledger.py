@@ -59,7 +59,7 @@ def looks(uri: str, protocol: Protocol | None = None) -> list[Look]:
     of the same store. Raises ConfigError when the store cannot be reached."""
     found = tracking.tagged(uri, EXPERIMENT, _ROLE | (_ground(protocol) if protocol else {}))
     return [Look(when=when, user=record.tags["mlflow.user"], what=record.tags["swath.what"],
-                 protocol=record.tags["swath.protocol"], store=record.tags["swath.store"],
+                 protocol=record.tags["swath.protocol.test"], store=record.tags["swath.store"],
                  cells=record.tags["swath.cells"], state=record.status, miou=record.metrics.get("test/miou"))
             for when, record in found]
 

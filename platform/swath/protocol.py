@@ -44,8 +44,10 @@ class Protocol:
         return digest({name: value for name, value in asdict(self).items() if name not in _TEST_TIME})
 
     def tags(self) -> dict[str, str]:
-        """Both digests as they stand with a run."""
-        return {"swath.protocol": self.digest(), "swath.protocol.ground": self.ground()}
+        """Both digests as they stand with a record: swath.protocol for the validation split, which every run is scored
+        on, and swath.protocol.test for that one."""
+        name = "swath.protocol" if self.split == "val" else f"swath.protocol.{self.split}"
+        return {name: self.digest(), f"{name}.ground": self.ground()}
 
     def to_json(self) -> str:
         """The protocol as JSON, to see what differs between two."""
