@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         out.print(console.trials_table(found.trials))
         clock.lap("search")
 
-    score = evaluate.evaluate(found.best.run_id, "test", workdir=workdir)
+    score = evaluate.evaluate(found.best.run_id, evaluate.Wanted(split="test", workdir=workdir)).score
     out.print(console.iou_table("test", score.iou, score.means))
     clock.lap("score")
 

@@ -104,7 +104,7 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = experiment.train(config, tmp_path)
-    score = evaluate.evaluate(str(outcome.run.checkpoint), "val", workdir=tmp_path, device="cpu")
+    score = evaluate.evaluate(str(outcome.run.checkpoint), evaluate.Wanted(workdir=tmp_path), device="cpu").score
     np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
 

@@ -1,20 +1,98 @@
-"""Score a trained model on a split of a store."""
+"""Score a split of a store: a trained model, several of a cross-validation, or a map that was made elsewhere.
 
-from collections.abc import Mapping
+All go through the same score (`swath.score`); what differs is who predicts. A look at a test split is written into the
+ledger before anything is predicted.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import torch
 
 import patchstore
 from patchstore import Store
-from swath import checkpoint, predict, score, tracking
+from swath import checkpoint, ledger, pictures, predict, protocol, result, score, tracking, worst
 from swath import split as splits
 from swath.checkpoint import Checkpoint
+from swath.config import Config
 from swath.context import DeviceName, choose_device, use_threads
-from swath.errors import CheckpointError, DataError
+from swath.errors import CheckpointError, ConfigError, DataError
+from swath.experiment import ended_truly, open_store
+from swath.foreign import Maps
+from swath.metrics import Uncovered
 from swath.predict import Forward
+from swath.protocol import Protocol
 from swath.result import Score
+from swath.score import Source
 from swath.split import Split, SplitName
+from swath.tracking import Tracker
+from swath.worst import Worst
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be scored, and what is to come of it beside the score."""
+
+    split: SplitName = "val"
+    workdir: Path = Path("runs")
+    """Folder of the default tracking store."""
+    uri: str = ""
+    """Tracking store; empty: $MLFLOW_TRACKING_URI, or the default one."""
+    worst: int = 0
+    """Blocks with most wrong pixels to draw."""
+    pictures: Path | None = None
+    """Folder for that picture; none: it goes to MLflow alone, where the score has a run."""
+
+    def __post_init__(self) -> None:
+        if self.worst < 0:
+            raise ConfigError(f"worst must be 0 or more, got {self.worst}")
+
+    def location(self) -> tracking.Location:
+        """The tracking store. Raises ConfigError when it cannot be reached."""
+        return tracking.prepare(self.workdir, self.uri)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A score, and what came with it."""
+
+    score: Score
+    notes: tuple[str, ...] = ()
+    """What is to be known of it, a sentence each."""
+    looks: int | None = None
+    """How often this test split was looked at before; none for another split."""
+    picture: Path | None = None
+    """The worst blocks, where they were drawn to a folder."""
+    run_id: str | None = None
+    """The MLflow run that the score belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Folds:
+    """A cross-validation."""
+
+    each: Mapping[str, Evaluation]
+    """The evaluation of each run."""
+    pooled: Score
+    """The score of all their counts together."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ground:
+    """A split of a store."""
+
+    config: Config
+    store: Store
+    labels: Split
+    split: SplitName
+
+    def protocol(self, uncovered: Uncovered | None = None) -> Protocol:
+        return score.protocol(self.store, self.labels, self.split, self.config, uncovered)
 
 
 def find(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None]:
@@ -38,38 +116,63 @@ def locate(run: str, workdir: Path, uri: str = "") -> tuple[Path, str | None]:
     return Path(record.tags[tracking.CHECKPOINT_TAG]), run
 
 
-def evaluate(run: str, split: SplitName, *, workdir: Path, uri: str = "", store_uri: str = "",
-             device: DeviceName = "auto") -> Score:
+def evaluate(run: str, wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Evaluation:
     """Score a model on a split, by default of the store that it was trained on.
 
     The test score of a run that is given by its id, on the very data of its training, is recorded with that run as
-    test/miou and test/iou/CLASS; training itself records the other splits, and scores on other data are not the run's.
-    Raises what `find` does, and DataError for a store whose bands, dtype or classes are not the model's, or in which
-    ground that the model was trained on is now in the split.
+    test/miou and so on, as is the picture of the worst blocks of any split; training itself records the other scores,
+    and scores on other data are not the run's. Raises what `find` does, and DataError for a store whose bands, dtype or
+    classes are not the model's, or in which ground that the model was trained on is now in the split.
     """
-    trained, run_id = find(run, workdir, uri)
-    config, card = trained.config, trained.card
-    store = patchstore.open(store_uri or card.store, merge=config.data.merge)
-    names = tuple(info.name for info in store.classes)
-    for what, has, needs in (("bands", store.bands, card.bands), ("dtype", str(store.dtype), card.dtype),
-                             ("classes", names, card.classes)):
-        if has != needs:
-            raise DataError(f"{store.uri}: its {what} are {has}, the model's {needs}; score it on a store like its own")
-    labels = splits.divide(store, config.split)
-    if not any(labels.scenes(split)):
-        raise DataError(f"{store.uri}: the model's configuration has no {split} split (split.{split}_fraction is 0); "
-                        "score it on another")
-    if split != "train":
-        _refuse_trained_ground(store, labels, split, trained.state["trained"])
-    forward, place = ready(trained, device)
-    source = score.network_source(store, forward, config, place)
-    result = score.evaluate(store, labels, split, source, config)
-    if run_id is not None and split == "test" and store.fingerprint == card.fingerprint:
-        tracker = tracking.MlflowTracker.attach(tracking.prepare(workdir, uri).uri, run_id)
-        tracker.log({"test/miou": result.miou} | {f"test/iou/{name}": v for name, v in result.iou.items()},
-                    trained.state["megapixels"])
-        tracker.tags({"swath.protocol.test": result.protocol.digest()})
-    return result
+    trained, run_id = find(run, wanted.workdir, wanted.uri)
+    return _evaluate(run, run_id, trained, _ground_of(trained, wanted.split, store_uri), wanted, device)
+
+
+def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Folds:
+    """Score the models of a cross-validation, each on the split of its own fold, and pool their counts.
+
+    Raises what `evaluate` does and, before anything is predicted, ConfigError for a run given twice and DataError where
+    two runs' splits share cells or are not scored in the same way.
+    """
+    if twice := [run for run, count in Counter(runs).items() if count > 1]:
+        raise ConfigError(f"run {twice[0]} is given twice; give each fold's run once")
+    found = {run: find(run, wanted.workdir, wanted.uri) for run in runs}
+    grounds = {run: _ground_of(trained, wanted.split, store_uri) for run, (trained, _) in found.items()}
+    protocol.check_poolable([ground.protocol() for ground in grounds.values()])
+    for (one, ground), (other, others) in combinations(grounds.items(), 2):
+        _refuse_shared_ground(one, ground, other, others)
+    each = {run: _evaluate(run, run_id, trained, grounds[run], wanted, device)
+            for run, (trained, run_id) in found.items()}
+    return Folds(each=each, pooled=result.pool([one.score for one in each.values()]))
+
+
+def evaluate_map(path: Path, config: Config, wanted: Wanted, *, table: Mapping[str, str] | None = None,
+                 uncovered: Uncovered = "wrong") -> Evaluation:
+    """Score a map that another tool made, a georeferenced class raster or a folder of such, on a split of
+    `config.data.store`, and record it as an MLflow run of the configuration's experiment.
+
+    `table`: the class of each value or name that the rasters have; `uncovered`: what becomes of labelled pixels that
+    they leave out. Raises ConfigError where no store is named, DataError for a split that the configuration does not
+    have, and what `Maps.open` and its source raise.
+    """
+    ground = _ground(config, open_store(config), wanted.split)
+    maps = Maps.open(path, ground.store, [scene for scene, _ in ground.labels.scenes(wanted.split)], table=table or {})
+    location, said = wanted.location(), ground.protocol(uncovered)
+    tracker = tracking.MlflowTracker.start(
+        location.uri, experiment=config.track.experiment, name=config.track.name or path.name,
+        artifact_location=location.artifact_location, params={},
+        tags={"swath.role": "map", "swath.map": str(path), "swath.store": ground.store.uri,
+              "swath.fingerprint": ground.store.fingerprint, **said.tags()})
+    with ended_truly(tracker):
+        tracker.text(said.to_json(), "protocol.json")
+        found = _score(ground, maps.source, wanted, str(path), tracker, uncovered)
+        found = replace(found, run_id=tracker.run_id, notes=(*maps.notes, *found.notes))
+        tracker.log(found.score.numbers(), 0.0)
+        tracker.tags({"swath.notes": "\n".join(found.notes)})
+        with tempfile.TemporaryDirectory() as folder:
+            pictures.confusion(found.score.confusion, found.score.classes, Path(folder, "confusion.png"))
+            tracker.artifact(Path(folder, "confusion.png"))
+    return found
 
 
 def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.device]:
@@ -78,6 +181,84 @@ def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.devic
     place = choose_device(device)
     precision = predict.precision(trained.config.train.precision, place)
     return predict.network_forward(trained.network(place), precision), place
+
+
+def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground, wanted: Wanted, device: DeviceName
+              ) -> Evaluation:
+    """Score a model on its ground, and record with its run what is the run's."""
+    own = run_id is not None and ground.store.fingerprint == trained.card.fingerprint
+    tracker = tracking.MlflowTracker.attach(wanted.location().uri, run_id) if own and run_id else None
+    forward, place = ready(trained, device)
+    found = _score(ground, score.network_source(ground.store, forward, ground.config, place), wanted, run, tracker)
+    if tracker is not None and wanted.split == "test":
+        tracker.log(found.score.numbers(), trained.state["megapixels"])
+        tracker.tags(found.score.protocol.tags())
+    return replace(found, run_id=run_id)
+
+
+def _score(ground: _Ground, source: Source, wanted: Wanted, what: str, tracker: Tracker | None,
+           uncovered: Uncovered | None = None) -> Evaluation:
+    """Score what a source predicts; a look at a test split goes into the ledger, the worst blocks to folder and run."""
+    watch = Worst(wanted.worst, ground.store.ignore) if wanted.worst else None
+    looks = None
+    with ExitStack() as stack:
+        entry = None
+        if wanted.split == "test":
+            location, said = wanted.location(), ground.protocol(uncovered)
+            looks = len(ledger.looks(location.uri, said))
+            entry = stack.enter_context(ledger.look(location, said, what, ground.store.uri))
+        found = score.evaluate(ground.store, ground.labels, wanted.split, source, ground.config, uncovered=uncovered,
+                               watch=watch)
+        if entry:
+            entry.log(found.numbers(), 0.0)
+    picture = _draw(ground, watch, wanted, what, tracker) if watch and watch.blocks else None
+    return Evaluation(score=found, notes=found.notes, looks=looks, picture=picture)
+
+
+def _draw(ground: _Ground, watch: Worst, wanted: Wanted, what: str, tracker: Tracker | None) -> Path | None:
+    """Draw the worst blocks into the folder that is wanted, and into the run's record."""
+    with tempfile.TemporaryDirectory() as temporary:
+        name = "-".join(Path(what).parts[-2:])  # of a checkpoint the run and its age: folds do not take one name
+        path = (wanted.pictures or Path(temporary)) / f"worst-{wanted.split}-{name}.png"
+        worst.draw(ground.store, ground.labels, wanted.split, watch.blocks, path)
+        if tracker is not None:
+            tracker.artifact(path)
+    return path if wanted.pictures else None
+
+
+def _ground_of(trained: Checkpoint, split: SplitName, store_uri: str) -> _Ground:
+    """The split of a model's configuration, over its own store or one like it. Raises DataError as `evaluate` does."""
+    config, card = trained.config, trained.card
+    store = patchstore.open(store_uri or card.store, merge=config.data.merge)
+    names = tuple(info.name for info in store.classes)
+    for what, has, needs in (("bands", store.bands, card.bands), ("dtype", str(store.dtype), card.dtype),
+                             ("classes", names, card.classes)):
+        if has != needs:
+            raise DataError(f"{store.uri}: its {what} are {has}, the model's {needs}; score it on a store like its own")
+    ground = _ground(config, store, split)
+    if split != "train":
+        _refuse_trained_ground(store, ground.labels, split, trained.state["trained"])
+    return ground
+
+
+def _ground(config: Config, store: Store, split: SplitName) -> _Ground:
+    """The split of a store that a configuration describes. Raises DataError where it has none."""
+    score.check_without(store, config)
+    labels = splits.divide(store, config.split)
+    if not any(labels.scenes(split)):
+        raise DataError(f"{store.uri}: the configuration has no {split} split (split.{split}_fraction is 0); score "
+                        "another")
+    return _Ground(config=config, store=store, labels=labels, split=split)
+
+
+def _refuse_shared_ground(one: str, ground: _Ground, other: str, others: _Ground) -> None:
+    """Raise DataError where two runs' splits have a cell in common."""
+    mine = dict(ground.labels.scenes(ground.split))
+    for scene, cells in others.labels.scenes(others.split):
+        if scene in mine and bool((mine[scene] & cells).any()):
+            raise DataError(f"runs {one} and {other} both have ground of scene {scene} in their {ground.split} split, "
+                            "which would count twice; give runs of different folds (split.folds, split.fold), and "
+                            "score val, which the folds do not share")
 
 
 def _refuse_trained_ground(store: Store, labels: Split, split: SplitName, trained: Mapping[str, torch.Tensor]) -> None:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from swath.errors import DataError
 from swath.metrics import Uncovered
 from swath.split import SplitName
 
@@ -52,6 +53,17 @@ class Protocol:
     def to_json(self) -> str:
         """The protocol as JSON, to see what differs between two."""
         return json.dumps(asdict(self), indent=2)
+
+
+def check_poolable(protocols: Sequence[Protocol]) -> None:
+    """Raise DataError where scores were not taken in the same way, of different cells of one store: their counts cannot
+    be pooled."""
+    for other in protocols[1:]:
+        differing = [field.name for field in fields(Protocol) if field.name not in ("cells", "classes")
+                     and getattr(other, field.name) != getattr(protocols[0], field.name)]
+        if differing:
+            raise DataError(f"the scores differ in {', '.join(differing)}, so they cannot be pooled; give runs of one "
+                            "store that are scored in one way")
 
 
 def digest(values: Mapping[str, Any]) -> str:

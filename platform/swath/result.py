@@ -4,7 +4,7 @@ Legend: R regions, one a scene; K classes; Q = K + 4 columns (see metrics.Counts
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from swath import bootstrap, metrics
 from swath.bootstrap import Intervals
-from swath.errors import DataError
 from swath.metrics import Counts, Uncovered
-from swath.protocol import Protocol, digest
+from swath.protocol import Protocol, check_poolable, digest
 
 _SAME_SIZE = 1.001
 """Largest over smallest area of a pixel up to which pixels are alike: scenes of one CRS differ in the last digits."""
@@ -251,17 +250,10 @@ def _plain(value: float) -> float | None:
 def pool(scores: Sequence[Score]) -> Score:
     """One score of the counts of several, of a model for each of them (the folds of a cross-validation).
 
-    Raises DataError when they were not taken in the same way; that they share no pixel is the caller's affair.
+    Raises DataError when they were not taken in the same way. That they share no pixel is the caller's affair.
     """
     first = scores[0].protocol
-    for other in scores[1:]:
-        differing = [f.name for f in fields(Protocol) if f.name not in ("cells", "classes")
-                     and getattr(other.protocol, f.name) != getattr(first, f.name)]
-        if scores[0].classes != other.classes:
-            differing.append("classes")
-        if differing:
-            raise DataError(f"scores that differ in {', '.join(differing)} cannot be pooled; give runs of one "
-                            "store and one way of scoring")
+    check_poolable([score.protocol for score in scores])
     present_K = np.logical_or.reduce([score.present_K for score in scores])
     classes = tuple(name for name, present in zip(scores[0].classes, present_K, strict=True) if present)
     cells = digest({"cells": sorted(score.protocol.cells for score in scores)})

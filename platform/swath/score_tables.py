@@ -1,0 +1,88 @@
+"""What a person sees of a score: tables by class, by group, by fold, and of the ledger."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from rich.markup import escape
+from rich.table import Table
+
+from swath.bootstrap import Interval
+from swath.ledger import Look
+from swath.result import Score
+
+_MOST_GROUPS = 20
+
+
+def score_table(score: Score) -> Table:
+    """A table of a score by class, with intervals where there are any, and means below a rule."""
+    spread = score.intervals
+    table = Table(title=f"{score.protocol.split}: {score.pixels:,} pixels of {len(score.scenes)} scenes in "
+                  f"{len(score.by_group)} groups, {score.ignored:,} ignored", title_justify="left")
+    table.add_column("class")
+    for name in ("share", "IoU", *(["95 %"] if spread else []), "precision", "recall", "F1", "boundary IoU"):
+        table.add_column(name, justify="right")
+    labels_K = score.scored.sum(axis=1)
+    for k, name in enumerate(score.classes):
+        if score.iou[name] is None:
+            table.add_row(escape(name), "–", "no labels")
+            continue
+        between = [_between(spread.iou[k])] if spread else []
+        table.add_row(escape(name), f"{labels_K[k] / max(1, labels_K.sum()):.2%}", _number(score.iou[name]), *between,
+                      *(_number(rate[name]) for rate in (score.precision, score.recall, score.f1, score.boundary_iou)))
+    table.add_section()
+    for name, value in score.means.items():
+        own = name == "mean"
+        between = [_between(spread.miou) if own else ""] if spread else []
+        boundary = _number(score.boundary_miou) if own else ""
+        table.add_row(escape(name), "", _number(value), *between, "", "", "", boundary)
+    table.add_row("pixel accuracy", "", _number(score.accuracy))
+    return table
+
+
+def groups_table(score: Score) -> Table:
+    """A table of a score by group, the worst first; of many groups the worst twenty."""
+    ranked = sorted(score.by_group.items(), key=lambda item: (item[1].miou, item[0]))
+    shown = ranked[:_MOST_GROUPS]
+    few = f"the worst {len(shown)} of {len(ranked)} groups" if len(shown) < len(ranked) else "groups"
+    table = Table(title=few, title_justify="left")
+    table.add_column("group")
+    for name in ("scenes", "pixels", "mean IoU", "pixel accuracy"):
+        table.add_column(name, justify="right")
+    for name, one in shown:
+        table.add_row(escape(name), str(one.scenes), f"{one.pixels:,}", _number(one.miou), _number(one.accuracy))
+    return table
+
+
+def folds_table(each: Mapping[str, Score], pooled: Score) -> Table:
+    """A table of the runs of a cross-validation, and what their counts come to together."""
+    table = Table(title=f"{len(each)} folds", title_justify="left")
+    table.add_column("run")
+    for name in ("scenes", "pixels", "mean IoU", "boundary", "pixel accuracy"):
+        table.add_column(name, justify="right")
+    for run, score in [*each.items(), ("pooled", pooled)]:
+        if score is pooled:
+            table.add_section()
+        table.add_row(escape(run), str(len(score.scenes)), f"{score.pixels:,}", _number(score.miou),
+                      _number(score.boundary_miou), _number(score.accuracy))
+    return table
+
+
+def looks_table(looks: Sequence[Look]) -> Table:
+    """A table of the looks at test splits, oldest first."""
+    table = Table(title=f"{len(looks)} looks at test splits", title_justify="left")
+    for name in ("when (UTC)", "user", "what", "split", "protocol"):
+        table.add_column(name, overflow="fold")
+    table.add_column("mean IoU", justify="right")
+    for one in looks:
+        table.add_row(f"{one.when:%Y-%m-%d %H:%M:%S}", escape(one.user), escape(one.what),
+                      f"{escape(one.store)} {one.cells}", one.protocol,
+                      one.state if one.miou is None else _number(one.miou))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not isfinite(value) else f"{value:.4f}"
+
+
+def _between(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.low:.3f} … {interval.high:.3f}"

@@ -1,0 +1,224 @@
+"""Models, folds and maps of other tools through the one score: what is recorded, what is refused, and the ledger."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+import patchstore
+import recipes
+from patchstore import Store
+from swath import apply, evaluate, ledger, score, tracking
+from swath import split as splits
+from swath.config import Config, DataConfig, ModelConfig, PatchesConfig, SplitConfig, TrainConfig
+from swath.context import LocalContext
+from swath.errors import ConfigError, DataError
+from swath.evaluate import Wanted
+from swath.job import Job
+
+CPU = torch.device("cpu")
+Run = "subprocess.CompletedProcess[str]"
+
+
+def configuration(store: Store, **changes: object) -> Config:
+    base = Config(data=DataConfig(store=store.uri), patches=PatchesConfig(size=64),
+                  model=ModelConfig(encoder="tu-mobilenetv3_small_050"), train=TrainConfig(megapixels=1))
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def untrained(config: Config, store: Store, folder: Path) -> Path:
+    """A checkpoint of a network as it begins, which any job takes for a model."""
+    config = replace(config, cluster=replace(config.cluster, readers=0))
+    job = Job(config, store, LocalContext(folder, CPU))
+    with job.start().save(config, job.card, job.trained_cells()) as saved:
+        return Path(shutil.copytree(saved, folder))
+
+
+def recorded(checkpoint: Path, workdir: Path) -> str:
+    """An MLflow run of a checkpoint."""
+    location = tracking.prepare(workdir)
+    tracker = tracking.MlflowTracker.start(location.uri, experiment="test", name="run", params={},
+                                           artifact_location=location.artifact_location,
+                                           tags={tracking.CHECKPOINT_TAG: str(checkpoint)})
+    tracker.end("FINISHED")
+    return tracker.run_id
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tracking store, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp("work")
+    tracking.prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folds(store_uri: str, workdir: Path) -> list[str]:
+    """Three runs of a cross-validation."""
+    store = patchstore.open(store_uri)
+    made = []
+    for fold in range(3):
+        config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=fold))
+        made.append(recorded(untrained(config, store, workdir / "folds" / f"f{fold}"), workdir))
+    return made
+
+
+def last_json(done: Run) -> dict:  # type: ignore[type-arg, valid-type]
+    assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
+    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[attr-defined, no-any-return]
+
+
+def test_folds_are_pooled_and_every_group_is_scored_once(folds: list[str], workdir: Path, store: Store,
+                                                         job_here: Callable[..., Run]) -> None:
+    found = last_json(job_here("evaluate", *folds, "--workdir", workdir, "--worst", 0, "--device", "cpu", "--json"))
+    assert list(found["folds"]) == folds
+    assert found["pixels"] == sum(sum(scene.class_pixels) for scene in store.scenes.values())
+    np.testing.assert_array_equal(found["confusion"], sum(np.array(one["confusion"])
+                                                          for one in found["folds"].values()))
+    assert sorted(found["groups"]) == sorted({scene.group for scene in store.scenes.values()})
+    assert found["intervals"] is None
+    assert any("3 groups" in note for note in found["notes"])
+
+
+def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path, store: Store, tmp_path: Path) -> None:
+    overlapping = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=1, seed=0))
+    copy = untrained(overlapping, store, tmp_path / "copy")
+    with pytest.raises(DataError, match=r"both have ground of scene \w+ in their val split"):
+        evaluate.cross_validate([*folds, str(copy)], Wanted(workdir=workdir))
+    config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=2))
+    other = untrained(replace(config, score=replace(config.score, overlap=0.25)), store, tmp_path / "other")
+    with pytest.raises(DataError, match="differ in overlap"):
+        evaluate.cross_validate([folds[0], str(other)], Wanted(workdir=workdir))
+    with pytest.raises(ConfigError, match="given twice"):
+        evaluate.cross_validate([folds[0], folds[0]], Wanted(workdir=workdir))
+
+
+@pytest.mark.parametrize("patches", [PatchesConfig(size=64), PatchesConfig(size=96, scales=(2.0,))])
+def test_a_written_maps_recomputed_score_is_the_models(store: Store, dataset: Path, tmp_path: Path,
+                                                       patches: PatchesConfig) -> None:
+    config = configuration(store, patches=patches)
+    model = untrained(config, store, tmp_path / "model")
+    found = evaluate.evaluate(str(model), Wanted(workdir=tmp_path), device="cpu").score
+    labels, mapped = [], []
+    for name in found.scenes:
+        apply.predict_file(str(model), dataset / "images" / f"{name}.tif", tmp_path / f"{name}.tif", workdir=tmp_path,
+                           device="cpu")
+        for folder, to in ((dataset / "masks", labels), (tmp_path, mapped)):
+            with rasterio.open(folder / f"{name}.tif") as file:
+                to.append(file.read(1).ravel())
+    expected = confusion_matrix(np.concatenate(labels), np.concatenate(mapped), labels=range(len(store.classes)))
+    np.testing.assert_array_equal(found.confusion, expected)
+    assert (expected.sum(axis=0) > 0).sum() > 1  # the network sees more than one class
+
+
+def write(path: Path, values: np.ndarray, profile: dict[str, object]) -> None:  # type: ignore[type-arg]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", **{**profile, "driver": "GTiff", "count": 1, "dtype": "uint8"}) as file:
+        file.write(values, 1)
+
+
+def test_a_foreign_map_is_scored_recorded_and_comparable(store: Store, dataset: Path, tmp_path: Path, workdir: Path,
+                                                         job_here: Callable[..., Run]) -> None:
+    """The labels themselves, under other numbers, with a strip missing in one scene."""
+    split = splits.divide(store, recipes.synthetic().split)
+    names = [name for name, _ in split.scenes("val")]
+    for name in names:
+        with rasterio.open(dataset / "masks" / f"{name}.tif") as file:
+            values, profile = file.read(1) + 10, {**file.profile, "nodata": 0}
+        if name == names[0]:
+            values[:32] = 0
+        write(tmp_path / "maps" / f"{name}.tif", values, profile)
+    table = [f"{index + 10}={info.name}" for index, info in enumerate(store.classes)]
+    arguments = ["evaluate", "synthetic", "--map", tmp_path / "maps", "--data.store", store.uri, "--workdir", workdir,
+                 "--map-classes", *table, "--json", "--pictures", tmp_path / "pictures"]
+    wrong, out = (last_json(job_here(*arguments, "--uncovered", fate)) for fate in ("wrong", "out"))
+    missing = 32 * store.scenes[names[0]].shape[1]
+    assert wrong["uncovered"] == out["uncovered"] == {names[0]: missing}
+    assert out["miou"] == out["boundary_miou"] == out["accuracy"] == 1
+    assert wrong["accuracy"] == 1 - missing / wrong["pixels"]
+    assert any(names[0] in note and f"{missing:,}" in note for note in wrong["notes"])
+    assert out["picture"] is None  # nothing is wrong
+    with Image.open(wrong["picture"]) as picture:
+        assert picture.size[0] > 400
+
+    uri = tracking.prepare(workdir).uri
+    record = tracking.find(uri, wrong["run_id"])
+    assert record.tags["swath.role"] == "map"
+    assert record.metrics["val/miou"] == wrong["miou"]
+    assert record.status == "FINISHED"
+    own = score.protocol(store, split, "val", recipes.synthetic())
+    assert record.tags["swath.protocol.ground"] == own.ground()
+    assert record.tags["swath.protocol"] != own.digest()
+
+
+def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
+                                          ) -> None:
+    model = untrained(configuration(store), store, tmp_path / "model")
+    run, before = recorded(model, workdir), len(ledger.looks(tracking.prepare(workdir).uri))
+    arguments = ["evaluate", run, "--split", "test", "--workdir", workdir, "--device", "cpu", "--json"]
+    found = [last_json(job_here(*arguments)) for _ in range(2)]
+    assert [one["looks"] for one in found] == [0, 1]
+    again = configuration(store, patches=PatchesConfig(size=96))  # another model, the same ground
+    other = untrained(again, store, tmp_path / "other")
+    assert evaluate.evaluate(str(other), Wanted(split="test", workdir=workdir), device="cpu").looks == 2
+    listed = last_json(job_here("evaluate", "--ledger", "--workdir", workdir, "--json"))["looks"]
+    assert [one["what"] for one in listed[before:]] == [run, run, str(other)]
+    assert [one["miou"] for one in listed[before:before + 2]] == [one["miou"] for one in found]
+    assert all(one["user"] and one["state"] == "FINISHED" for one in listed)
+    record = tracking.find(tracking.prepare(workdir).uri, run)
+    assert record.metrics["test/miou"] == found[0]["miou"]
+    assert record.tags["swath.protocol.test"] == found[0]["protocol"]
+
+
+def test_a_look_that_fails_is_listed_too(store: Store, workdir: Path) -> None:
+    location = tracking.prepare(workdir)
+    config = Config(split=SplitConfig(seed=5))
+    said = score.protocol(store, splits.divide(store, config.split), "test", config)
+    with pytest.raises(RuntimeError), ledger.look(location, said, "a/map", store.uri):
+        raise RuntimeError("broken off")
+    last = ledger.looks(location.uri)[-1]
+    assert (last.state, last.miou, last.what) == ("FAILED", None, "a/map")
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_writers_at_once_lose_no_look(store: Store, workdir: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from swath import ledger, tracking
+from swath.protocol import Protocol
+location = tracking.prepare(Path(sys.argv[1]))
+said = Protocol(split="test", cells="crowd", store="s", classes=(), ignored=(), boundary_px=3, overlap=0.5,
+                symmetries=1)
+for turn in range(3):
+    with ledger.look(location, said, f"{sys.argv[2]}-{turn}", "s") as entry:
+        entry.log({"test/miou": 0.5}, 0.0)
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(workdir), str(number)]) for number in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    listed = [one for one in ledger.looks(tracking.prepare(workdir).uri) if one.cells == "crowd"]
+    assert sorted(one.what for one in listed) == [f"{number}-{turn}" for number in range(3) for turn in range(3)]
+    assert all(one.miou == 0.5 for one in listed)
+
+
+def test_what_cannot_be_scored_is_refused_in_a_line(store: Store, workdir: Path, tmp_path: Path,
+                                                    job_here: Callable[..., Run]) -> None:
+    for arguments, said in (
+            ([], "name a RUN"), (["synthetic", "--map", tmp_path / "no.tif"], "data.store"),
+            (["nothing", "--map", tmp_path, "--data.store", store.uri], "no recipe 'nothing'"),
+            (["synthetic", "--map", tmp_path, "--data.store", store.uri, "--map-classes", "1"], "VALUE=CLASS"),
+            (["a", "b", "--map", tmp_path], "one run or recipe"), (["a", "--worst", "-1"], "worst")):
+        done = job_here("evaluate", *arguments, "--workdir", workdir)
+        assert done.returncode == 2, done.stdout + done.stderr  # type: ignore[attr-defined]
+        assert said in " ".join(done.stderr.split()), done.stderr  # type: ignore[attr-defined]
+        assert "Traceback" not in done.stderr  # type: ignore[attr-defined]
