@@ -1,0 +1,168 @@
+"""What follows from counts by scene: groups, areas, intervals over groups, pooled folds; and the sample's honesty."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from patchstore import CELL
+from swath import bootstrap, metrics, score
+from swath.config import Config, ScoreConfig
+from swath.errors import DataError
+from swath.metrics import Counts
+from swath.protocol import Protocol
+from swath.result import Score, pool
+from swath.split import Split
+
+CLASSES = ("field", "water", "road")
+PROTOCOL = Protocol(split="val", cells="cells", store="store", classes=CLASSES, ignored=(255,), boundary_px=3,
+                    overlap=0.5, symmetries=1)
+
+
+def score_of(confusion_RKK: NDArray[np.int64], *, groups: list[str], pixel_m2: float | list[float | None] = 1.0,
+             protocol: Protocol = PROTOCOL) -> Score:
+    scenes = len(confusion_RKK)
+    counts = np.zeros((scenes, 3, 3 + metrics.EXTRA), np.int64)
+    counts[..., :3] = confusion_RKK
+    sizes = [pixel_m2] * scenes if isinstance(pixel_m2, float) else pixel_m2
+    return Score(classes=CLASSES, scenes=tuple(f"s{i}" for i in range(scenes)), groups=tuple(groups),
+                 pixel_m2=tuple(sizes), counts=Counts(counts), present_K=counts.sum(axis=(0, 2)) > 0, ignored=0,
+                 protocol=protocol)
+
+
+def random_counts(scenes: int, seed: int = 0) -> NDArray[np.int64]:
+    """Counts of scenes of different difficulty."""
+    generator = np.random.default_rng(seed)
+    skill = generator.beta(5, 2, scenes)[:, None, None]
+    p = skill * np.eye(3) + (1 - skill) * generator.dirichlet([1, 1, 1], (scenes, 3))
+    labels = generator.integers(100, 2000, (scenes, 3))
+    return generator.multinomial(labels, p / p.sum(-1, keepdims=True)).astype(np.int64)
+
+
+def test_groups_are_scored_over_the_classes_of_their_labels() -> None:
+    lone = np.array([[50, 10, 0], [0, 40, 0], [0, 0, 0]])  # no road
+    found = score_of(np.stack([lone, lone, 2 * np.eye(3, dtype=int)]), groups=["a", "a", "b"])
+    assert found.by_group["a"].scenes == 2
+    assert found.by_group["a"].miou == pytest.approx((50 / 60 + 40 / 50) / 2)
+    assert found.by_group["b"].accuracy == 1
+    assert found.by_group["a"].pixels + found.by_group["b"].pixels == found.pixels
+    wrong = lone + np.array([[0, 0, 10], [0, 0, 0], [0, 0, 0]])  # road is predicted, which the labels do not have
+    of_road = score_of(np.stack([wrong, 2 * np.eye(3, dtype=int)]), groups=["a", "b"]).by_group["a"]
+    assert of_road.miou == pytest.approx((50 / 70 + 40 / 50) / 2)
+
+
+def test_areas_weigh_where_pixels_differ() -> None:
+    counts = random_counts(3)
+    found = score_of(counts, groups=["a", "b", "c"], pixel_m2=[0.25, 1.0, 1.0])
+    weighted = 0.25 * counts[0] + counts[1] + counts[2]
+    assert found.miou_by_area == pytest.approx(metrics.mean_iou(weighted, np.ones(3, bool)))
+    assert found.means["mean by area"] == found.miou_by_area != found.miou
+    assert score_of(counts, groups=["a", "b", "c"]).miou_by_area is None
+    some = score_of(counts, groups=["a", "b", "c"], pixel_m2=[0.25, None, 1.0])
+    assert some.miou_by_area is None
+    assert any("1 of 3 scenes have no pixel size" in note for note in some.notes)
+
+
+def test_intervals_need_five_groups_and_say_so() -> None:
+    counts = random_counts(8)
+    few = score_of(counts, groups=list("aabbccdd"))
+    assert few.intervals is None
+    assert any("no intervals: the split has 4 groups" in note for note in few.notes)
+    assert few.to_json()["intervals"] is None
+    many = score_of(counts, groups=list("abcdefgh"))
+    assert many.intervals is not None
+    assert many.intervals.miou.low < many.miou < many.intervals.miou.high
+    assert not any("interval" in note for note in many.notes)
+    assert many.intervals == score_of(counts, groups=list("abcdefgh")).intervals  # the same draws each time
+
+
+def test_an_interval_is_that_of_a_plain_bootstrap() -> None:
+    counts = random_counts(12, seed=3)
+    present = np.ones(3, bool)
+    found = bootstrap.intervals(counts, present)
+    assert found is not None
+    generator = np.random.default_rng(99)
+    drawn = [counts[generator.integers(0, 12, 12)].sum(axis=0) for _ in range(2000)]
+    mious = [metrics.mean_iou(one, present) for one in drawn]
+    spread = np.std(mious)
+    assert found.miou.low == pytest.approx(np.percentile(mious, 2.5), abs=0.25 * spread)
+    assert found.miou.high == pytest.approx(np.percentile(mious, 97.5), abs=0.25 * spread)
+    roads = np.array([metrics.iou(one)[2] for one in drawn])
+    assert found.iou[2] is not None
+    assert found.iou[2].high == pytest.approx(np.percentile(roads, 97.5), abs=0.25 * roads.std())
+
+
+def test_scenes_of_a_group_say_less_than_as_many_groups() -> None:
+    counts = random_counts(6, seed=1)
+    alone = score_of(counts, groups=list("abcdef")).intervals
+    copies = np.repeat(counts, 4, axis=0)
+    together = score_of(copies, groups=[name for name in "abcdef" for _ in range(4)]).intervals
+    apart = score_of(copies, groups=[f"g{i}" for i in range(24)]).intervals
+    assert together == alone  # four times the pixels, and nothing new
+    assert apart is not None
+    assert alone is not None
+    assert apart.miou.high - apart.miou.low < 0.7 * (alone.miou.high - alone.miou.low)
+
+
+def test_folds_are_one_score_of_all_their_counts() -> None:
+    counts = random_counts(6)
+    folds = [score_of(counts[:3], groups=list("abc")),
+             score_of(counts[3:], groups=list("def"), protocol=replace(PROTOCOL, cells="others"))]
+    pooled = pool(folds)
+    assert pooled.miou == metrics.mean_iou(counts.sum(axis=0), np.ones(3, bool))
+    assert sorted(pooled.by_group) == list("abcdef")
+    assert pooled.intervals is not None
+    assert pooled.protocol.digest() not in {fold.protocol.digest() for fold in folds}
+    for change in ({"overlap": 0.25}, {"store": "another"}, {"boundary_px": 5}):
+        other = replace(folds[1], protocol=replace(PROTOCOL, **change))  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=next(iter(change))):
+            pool([folds[0], other])
+
+
+SIDE, SCENES, K = 2048, 16, 4
+
+
+@pytest.fixture(scope="module")
+def population() -> tuple[SimpleNamespace, Split, dict[str, NDArray[np.int64]]]:
+    """A store without pixels: scenes of 64 blocks, some classes in few of them, with the counts of a predictor that
+    finds some ground harder than other, scenes and blocks alike."""
+    generator = np.random.default_rng(12)
+    cells, each = SIDE // CELL, score.BLOCK // CELL
+    counts, confusions = {}, {}
+    for number in range(SCENES):
+        share_bK = generator.dirichlet([3.0, 1.5, 0.6, 0.2], (cells // each) ** 2) * (generator.random(K) < 0.9)
+        share_bK[:, 3] *= generator.random(len(share_bK)) < 0.15  # a rare one
+        share_bK[:, 0] += 0.05
+        labels_bK = np.round(share_bK / share_bK.sum(axis=1, keepdims=True) * CELL**2).astype(np.int64)
+        skill_b = generator.beta(6, 2, len(share_bK)) * generator.uniform(0.7, 1)
+        p = (skill_b[:, None, None] * np.eye(K)
+             + (1 - skill_b)[:, None, None] * generator.dirichlet([1.0] * K, (len(share_bK), K)))
+        confusions[f"s{number}"] = generator.multinomial(labels_bK * each**2, p / p.sum(-1, keepdims=True))
+        grid = labels_bK.reshape(cells // each, cells // each, K)
+        counts[f"s{number}"] = grid.repeat(each, axis=0).repeat(each, axis=1)
+    store = SimpleNamespace(counts=counts.__getitem__, classes=range(K),
+                            scenes={name: SimpleNamespace(shape=(SIDE, SIDE)) for name in counts})
+    return store, Split(labels={name: np.ones((cells, cells), np.uint8) for name in counts}), confusions
+
+
+def test_the_samples_estimate_is_unbiased_and_its_error_honest(
+        population: tuple[SimpleNamespace, Split, dict[str, NDArray[np.int64]]]) -> None:
+    store, split, confusions = population
+    present = np.ones(K, bool)
+    truth = metrics.mean_iou(sum(of.sum(axis=0) for of in confusions.values()), present)
+    config = Config(score=ScoreConfig(part=6.0))  # of 67 megapixels
+    found = []
+    for seed in range(200):
+        drawn = score.sample(store, split, "val", config, seed=seed)  # type: ignore[arg-type]
+        counts = np.stack([confusions[r.scene][r.rows[0] // score.BLOCK * (SIDE // score.BLOCK)
+                                               + r.cols[0] // score.BLOCK] for r in drawn.regions])
+        strata = np.array([r.stratum for r in drawn.regions])
+        found.append(metrics.part_score(counts, strata, drawn.population_h, present))
+    miou, se = np.array([(one.miou, one.se) for one in found]).T
+    assert abs(miou.mean() - truth) < 2 * miou.std(ddof=1) / np.sqrt(len(miou))
+    assert 0.8 < miou.std(ddof=1) / se.mean() < 1.25
+    assert 0.9 < np.mean(np.abs(miou - truth) < 1.96 * se) < 0.99
+    again = score.sample(store, split, "val", config)  # type: ignore[arg-type]
+    assert again.regions == score.sample(store, split, "val", config, seed=0).regions  # type: ignore[arg-type]
