@@ -97,8 +97,8 @@ def test_an_input_pickles_and_is_a_reader(store: Store, folder: Path, monkeypatc
         monkeypatch.chdir(folder.parent)
         again = pickle.loads(content)  # noqa: S301
         np.testing.assert_array_equal(again.read([(3, 4, 32)], 32), each.read([(3, 4, 32)], 32))
-        rows = predict.blend(again, lambda images: images[:, :2].float(), classes=2, size=32, scale=1, overlap=0.5,
-                             batch=4)
+        whole = predict.part(again, size=32, scales=(1,), overlap=0.5)
+        rows = predict.blend(whole, lambda images: images[:, 0, :2].float(), classes=2, batch=4)
         assert sum(scores.shape[1] for _, scores in rows) == each.shape[0]
         assert again.fingerprint == each.fingerprint
 

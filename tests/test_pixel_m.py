@@ -127,8 +127,8 @@ def test_whole_scenes_are_scored_at_the_models_metres(store: Store, monkeypatch:
     height, width = store.scenes[name].shape
     region = score.Region(scene=name, rows=(0, height), cols=(0, width))
     config = Config(patches=PatchesConfig(size=32, pixel_m=0.5))
-    rows = score.predict_region(store, region, brightness, config, torch.device("cpu"))
-    found = np.concatenate([classes_hW for _, classes_hW in rows])
+    rows = score.network_source(store, brightness, config, torch.device("cpu"))([region])
+    found = np.concatenate([classes_hW for _, _, classes_hW in rows])
     assert sides == {side}
     assert np.mean(found == store.region(name, "mask", (0, height), (0, width))) >= right
 

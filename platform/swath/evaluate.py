@@ -180,7 +180,7 @@ def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.devic
     use_threads(trained.config.cluster.cpus)
     place = choose_device(device)
     precision = predict.precision(trained.config.train.precision, place)
-    return predict.network_forward(trained.network(place), precision), place
+    return predict.network_forward(trained.network(place), precision, trained.config.score.symmetries), place
 
 
 def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground, wanted: Wanted, device: DeviceName

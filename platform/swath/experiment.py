@@ -215,7 +215,8 @@ def _draw_sheet(config: Config, store: Store, split: Split, run: loop.Run, path:
     assert run.checkpoint is not None
     device = choose_device("cpu" if config.cluster.device == "cpu" else "auto")
     forward = predict.network_forward(checkpoint.load(run.checkpoint).network(device),
-                                      predict.precision(config.train.precision, device))
+                                      predict.precision(config.train.precision, device), config.score.symmetries)
+    source = score.network_source(store, forward, config, device)
     regions = score.sample(store, split, "val", config).regions
     shapes = Counter(r.shape for r in regions)  # blocks at a scene's edge are smaller; pictures of a sheet are alike
     regions = [r for r in regions if r.shape == shapes.most_common(1)[0][0]]
@@ -223,8 +224,7 @@ def _draw_sheet(config: Config, store: Store, split: Split, run: loop.Run, path:
     images = [store.region(r.scene, "image", r.rows, r.cols) for r in chosen]
     labels = [score.labels_of(store, r.scene, split.cells(r.scene, "val"), r.rows, r.cols) for r in chosen]
     with torch.inference_mode():
-        predictions = [np.concatenate([rows for _, rows in score.predict_region(store, r, forward, config, device)])
-                       for r in chosen]
+        predictions = [np.concatenate([rows for _, _, rows in source([region])]) for region in chosen]
     pictures.sheet(np.stack(images), np.stack(labels), np.stack(predictions), [c.colour for c in store.classes], names=[
         c.name for c in store.classes], ignore=store.ignore, path=path,
         titles=[f"{r.scene} row {r.rows[0]} col {r.cols[0]}" for r in chosen])

@@ -165,7 +165,7 @@ def trial(job: Job) -> Trial:
     train, batch = job.network(state), _random_batch(job)
     step_s, cores = _mean_seconds(lambda: loop.train_step(job, state, train, batch), job.context.device)
     net = state.best.eval()
-    forward = predict.network_forward(net, job.precision)
+    forward = predict.network_forward(net, job.precision, job.config.score.symmetries)
     window_s_S = tuple(_window_seconds(job, forward, side) for side in np.median(job.val_plan.side_SC, axis=0).tolist())
     with state.save(job.config, job.card, job.trained_cells()) as folder:
         weight = sum(path.stat().st_size for path in Path(folder).iterdir())

@@ -110,7 +110,7 @@ def report(job: Job, state: State, *, final: bool) -> None:
     net = state.best
     job.share_buffers(net)
     net.eval()
-    forward = predict.network_forward(net, job.precision)
+    forward = predict.network_forward(net, job.precision, job.config.score.symmetries)
     numbers |= job.score_sample(forward)
     numbers["val/loss"] = job.validation_loss(net)
     if not math.isfinite(numbers["val/loss"]):  # a network of NaN would score as one that sees one class everywhere

@@ -4,7 +4,7 @@ Shapes: K classes, L layers of a band, h rows of a piece, W columns of the regio
 they are wanted, the confidence, and the probability of each class, both as 0 … 254 for 0 … 1.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,34 +56,6 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictor:
-    """A model that was loaded."""
-
-    model: Model
-    card: Card
-    patches: PatchesConfig
-    forward: Forward
-    device: torch.device
-
-    def part(self, source: Input, region: Region, rows: Range) -> Part:
-        """Some rows of a region of a scene. Raises DataError where `patches.pixel_m` has no meaning in it."""
-        return predict.part(source, size=self.patches.size, scales=patches.factors(
-            self.patches, source.pixel_m2, source.origin), overlap=self.model.overlap, region=region, rows=rows)
-
-
-def load(model: Model) -> Predictor:
-    """Load a model. Raises CheckpointError, and ConfigError where its device is not there."""
-    use_threads(model.cpus)
-    device = choose_device(model.device)
-    if device.type == "cuda":  # so that a scene has the same bytes on any day, and on any GPU of this kind
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    trained = checkpoint.load(model.folder)
-    precision = predict.precision(trained.config.train.precision, device)
-    return Predictor(model=model, card=trained.card, patches=trained.config.patches, device=device,
-                     forward=predict.network_forward(trained.network(device), precision, model.symmetries))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scene:
     """A scene that is to be mapped."""
 
@@ -98,27 +70,48 @@ class Scene:
         return self.area.region if self.area else ((0, self.source.shape[0]), (0, self.source.shape[1]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A model that was loaded."""
+
+    model: Model
+    card: Card
+    patches: PatchesConfig
+    forward: Forward
+    device: torch.device
+
+    def part(self, scene: Scene, rows: Range) -> Part:
+        """Some rows of a scene. Raises DataError where `patches.pixel_m` has no meaning in it."""
+        scales = patches.factors(self.patches, scene.source.pixel_m2, scene.source.origin)
+        return predict.part(scene.source, size=self.patches.size, scales=scales, overlap=self.model.overlap,
+                            region=scene.region, rows=rows, tag=scene)
+
+
+def load(model: Model) -> Predictor:
+    """Load a model. Raises CheckpointError, and ConfigError where its device is not there."""
+    use_threads(model.cpus)
+    device = choose_device(model.device)
+    if device.type == "cuda":  # so that a scene has the same bytes on any day, and on any GPU of this kind
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    trained = checkpoint.load(model.folder)
+    precision = predict.precision(trained.config.train.precision, device)
+    return Predictor(model=model, card=trained.card, patches=trained.config.patches, device=device,
+                     forward=predict.network_forward(trained.network(device), precision, model.symmetries))
+
+
 def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[Scene]:
     """Predict rows of scenes, whole bands, and write those that are not there yet. Yields a scene whenever a stretch of
     missing bands is done.
 
     Raises DataError for scores that are not finite and where a band cannot be written, and what reading raises.
     """
-    scenes: dict[int, Scene] = {}  # of each part that is under way
-
-    def lots() -> Iterator[Sequence[Part]]:
-        for scene, rows in works:
-            for stretch in scene.bands.missing(rows):
-                part = predictor.part(scene.source, scene.region, stretch)
-                scenes[id(part)] = scene
-                yield [part]
-
+    lots = ([predictor.part(scene, stretch)] for scene, rows in works for stretch in scene.bands.missing(rows))
     size = predict.batch_size(predictor.patches.size)
-    with closing(predict.stream(lots(), predictor.forward, classes=len(predictor.card.classes), batch=size,
+    with closing(predict.stream(lots, predictor.forward, classes=len(predictor.card.classes), batch=size,
                                 device=predictor.device)) as pieces:
         writer: _Writer | None = None
         for part, row, scores_KhW in pieces:
-            writer = writer or _Writer(scenes.pop(id(part)), predictor)
+            writer = writer or _Writer(part.tag, predictor)
             writer.add(row, scores_KhW)
             if row + scores_KhW.shape[1] == part.rows[1]:
                 yield writer.scene

@@ -125,6 +125,8 @@ class Part:
     """Side in scene pixels of the windows of each scale."""
     lattices: tuple[Lattice, ...]
     """Of every scale; where all are seen at once, of the first alone."""
+    tag: Any = None
+    """What the caller knows it by."""
 
     @property
     def wanted(self) -> Region:
@@ -133,7 +135,7 @@ class Part:
 
 
 def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, together: bool = False,
-         region: Region | None = None, rows: tuple[int, int] | None = None) -> Part:
+         region: Region | None = None, rows: tuple[int, int] | None = None, tag: Any = None) -> Part:
     """A region of a scene (default: all of it), or some of its rows, by windows of `size` pixels that span size x scale
     scene pixels. Several scales are predicted one by one and their scores averaged; with `together` a window is seen at
     all of them at once, and lies where that of the first scale does.
@@ -151,7 +153,7 @@ def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, 
         raise ValueError(f"region {region} must have a pixel and lie in the scene of {reader.shape}")
     if not region[0][0] <= rows[0] < rows[1] <= region[0][1]:
         raise ValueError(f"rows {rows} must be some of the region's {region[0]}")
-    return Part(reader=reader, region=region, rows=rows, size=size, sides=sides, lattices=tuple(
+    return Part(reader=reader, region=region, rows=rows, size=size, sides=sides, tag=tag, lattices=tuple(
         lattice(reader.shape, side, overlap, size) for side in (sides[:1] if together else sides)))
 
 
@@ -172,20 +174,20 @@ def stream(lots: Iterable[Sequence[Part]], forward: Forward, *, classes: int, ba
 
 def _stream(lots: Iterable[Sequence[Part]], forward: Forward, classes: int, batch: int, device: torch.device
             ) -> Generator[tuple[Part, int, torch.Tensor], None, None]:
-    blends: dict[int, Blend] = {}
+    blends: dict[Part, Blend] = {}
     with closing(_read_ahead(lots, batch, device)) as batches:
         for places, images_NSBss in batches:
             scores_NKss = _scores(forward, images_NSBss.to(device, non_blocking=True), classes)
             for place, scores_Kss in zip(places, scores_NKss, strict=True):
                 if not place.wanted:
                     continue
-                key, of = id(place.part), place.part
-                if key not in blends:
-                    blends[key] = Blend(classes, of.lattices, of.wanted, device)
-                for row, scores_KhW in blends[key].add(place.layer, place.i, place.j, scores_Kss):
+                of = place.part
+                if of not in blends:
+                    blends[of] = Blend(classes, of.lattices, of.wanted, device)
+                for row, scores_KhW in blends[of].add(place.layer, place.i, place.j, scores_Kss):
                     yield of, row, scores_KhW
-                if blends[key].done:
-                    del blends[key]
+                if blends[of].done:
+                    del blends[of]
 
 
 class _Place(NamedTuple):

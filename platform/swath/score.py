@@ -5,6 +5,7 @@ a fixed, stratified part of it, cheap enough to be scored at every report.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
@@ -20,13 +21,11 @@ from swath.boundary import BoundaryCounts
 from swath.config import Config
 from swath.errors import ConfigError
 from swath.metrics import Counts, Uncovered
-from swath.predict import Forward, StoreReader
+from swath.predict import Forward, Part, StoreReader
 from swath.protocol import Protocol
 from swath.result import Score
 from swath.split import Split, SplitName, class_pixels
 
-NOTHING = 255
-"""Class of pixels for which a source predicts nothing: a store has at most 255 classes, 0 to 254."""
 BLOCK = 256
 """Side of a block of the sample in pixels: large enough that few of a window's pixels are predicted in vain."""
 _COST = 16
@@ -126,6 +125,7 @@ def sample(store: Store, split: Split, name: SplitName, config: Config, *, seed:
     for _, members in sorted(by_stratum.items()):
         count = min(len(members), max(1, round(wanted * len(members) / len(blocks))))
         regions += [members[i] for i in sorted(generator.choice(len(members), count, replace=False))]
+    regions.sort(key=lambda region: (region.scene, region.rows, region.cols))  # a scene's are predicted together
     return Sample(regions=regions, population_h={h: len(members) for h, members in by_stratum.items()})
 
 
@@ -154,28 +154,27 @@ def _blocks(store: Store, scene: str, cells: NDArray[np.bool_], total_K: NDArray
                      stratum=int(present[np.argmin(total_K[present])]))
 
 
-def predict_region(store: Store, region: Region, forward: Forward, config: Config, device: torch.device
-                   ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Predicted classes of a region, top to bottom: (row in the scene, uint8 (rows, cols)).
-
-    Raises DataError for a scene in which `patches.pixel_m` has no meaning.
-    """
-    scales = patches.factors(config.patches, store.scenes[region.scene].pixel_m2,
-                             f"{store.uri}: scene {region.scene}")
-    part = predict.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
-                        overlap=config.score.overlap, region=(region.rows, region.cols))
-    return predict.classes_of(predict.blend(part, forward, classes=len(store.classes),
-                                            batch=predict.batch_size(config.patches.size), device=device))
-
-
 def network_source(store: Store, forward: Forward, config: Config, device: torch.device) -> Source:
-    """What a network predicts. Its iterator raises as `predict_region` does."""
+    """What a network predicts. Batches go on from one region to the next of the same scene, not into another scene.
+
+    Its iterator raises DataError for a scene in which `patches.pixel_m` has no meaning, and what reading raises.
+    """
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-        for index, region in enumerate(regions):
-            for row, classes_hW in predict_region(store, region, forward, config, device):
-                yield index, row, classes_hW
+        lots = ([_part(store, region, config, index) for index, region in group]
+                for _, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
+        with closing(predict.stream(lots, forward, classes=len(store.classes), device=device,
+                                    batch=predict.batch_size(config.patches.size))) as rows:
+            for part, row, scores_KhW in rows:
+                yield part.tag, row, predict.classes_of_scores(row, scores_KhW)
 
     return source
+
+
+def _part(store: Store, region: Region, config: Config, index: int) -> Part:
+    scales = patches.factors(config.patches, store.scenes[region.scene].pixel_m2,
+                             f"{store.uri}: scene {region.scene}")
+    return predict.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
+                        overlap=config.score.overlap, region=(region.rows, region.cols), tag=index)
 
 
 def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], source: Source, *,
