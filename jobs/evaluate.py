@@ -119,7 +119,7 @@ def _show(found: Evaluation, out: Console) -> dict[str, Any]:
     for note in found.notes:
         out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if found.looks is not None:
-        out.print(f"this test split was looked at {found.looks} times before (--ledger lists them)", highlight=False)
+        out.print(f"looks at this test split before: {found.looks} (--ledger lists them)", highlight=False)
     if found.picture is not None:
         out.print(f"picture {found.picture}", highlight=False, soft_wrap=True)
     if found.run_id is not None:

@@ -121,14 +121,16 @@ def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_
           titles: Sequence[str] | None = None) -> None:
     """Draw rows of image, label, prediction and errors, with a legend of the classes below.
 
-    Errors stand out on the image in grey; pixels whose label is `ignore` are no errors, whatever was predicted.
+    Errors stand out on the image in grey; pixels whose label is `ignore` are no errors, whatever was predicted. What is
+    predicted as no class is drawn as ignored.
     Raises ValueError when shapes, colours, names, titles or label values do not fit each other.
     """
     titles = [""] * len(images_NBHW) if titles is None else titles
     _check_sheet(images_NBHW, labels_NHW, predictions_NHW, colours, names, titles)
     rows, height, width = labels_NHW.shape
     palette = _palette(colours, ignore)
-    legend = legend_patches(colours, names, ignored=bool((labels_NHW == ignore).any()))
+    grey = bool((labels_NHW == ignore).any() or (predictions_NHW >= len(colours)).any())
+    legend = legend_patches(colours, names, ignored=grey)
     panel = 2.9
     tall = panel * height / width + 0.35
     figure = _above_legend(4 * panel, rows * tall, legend)

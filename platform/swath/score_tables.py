@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,30 +14,28 @@ from swath.result import Score
 _MOST_GROUPS = 20
 
 
-def score_table(score: Score) -> Table:
-    """A table of a score by class, with intervals where there are any, and means below a rule."""
+def score_table(score: Score) -> Group:
+    """A table of a score by class, with intervals where there are any; below it other means, and the pixel accuracy."""
     spread = score.intervals
     table = Table(title=f"{score.protocol.split}: {score.pixels:,} pixels of {len(score.scenes)} scenes in "
                   f"{len(score.by_group)} groups, {score.ignored:,} ignored", title_justify="left")
     table.add_column("class")
-    for name in ("share", "IoU", *(["95 %"] if spread else []), "precision", "recall", "F1", "boundary IoU"):
-        table.add_column(name, justify="right")
+    for name in ("share", "IoU", *(["95 %"] if spread else []), "prec.", "recall", "F1", "boundary"):
+        table.add_column(name, justify="right", no_wrap=True)
     labels_K = score.scored.sum(axis=1)
-    for k, name in enumerate(score.classes):
-        if score.iou[name] is None:
+    for k, (name, iou) in enumerate(score.iou.items()):
+        if iou is None:
             table.add_row(escape(name), "–", "no labels")
             continue
         between = [_between(spread.iou[k])] if spread else []
-        table.add_row(escape(name), f"{labels_K[k] / max(1, labels_K.sum()):.2%}", _number(score.iou[name]), *between,
-                      *(_number(rate[name]) for rate in (score.precision, score.recall, score.f1, score.boundary_iou)))
+        table.add_row(escape(name), f"{labels_K[k] / max(1, labels_K.sum()):.1%}", _number(iou), *between,
+                      *(_number(rate[name], 3) for rate in (score.precision, score.recall, score.f1,
+                                                            score.boundary_iou)))
     table.add_section()
-    for name, value in score.means.items():
-        own = name == "mean"
-        between = [_between(spread.miou) if own else ""] if spread else []
-        boundary = _number(score.boundary_miou) if own else ""
-        table.add_row(escape(name), "", _number(value), *between, "", "", "", boundary)
-    table.add_row("pixel accuracy", "", _number(score.accuracy))
-    return table
+    table.add_row("mean", "", _number(score.miou), *([_between(spread.miou)] if spread else []), "", "", "",
+                  _number(score.boundary_miou, 3))
+    others = {**score.means, "pixel accuracy": score.accuracy}
+    return Group(table, *(f"{escape(name)} {_number(value)}" for name, value in others.items() if name != "mean"))
 
 
 def groups_table(score: Score) -> Table:
@@ -69,20 +68,20 @@ def folds_table(each: Mapping[str, Score], pooled: Score) -> Table:
 
 def looks_table(looks: Sequence[Look]) -> Table:
     """A table of the looks at test splits, oldest first."""
-    table = Table(title=f"{len(looks)} looks at test splits", title_justify="left")
-    for name in ("when (UTC)", "user", "what", "split", "protocol"):
+    table = Table(title=f"looks at test splits: {len(looks)}", title_justify="left")
+    for name in ("when (UTC)", "user", "what", "split"):
         table.add_column(name, overflow="fold")
     table.add_column("mean IoU", justify="right")
     for one in looks:
         table.add_row(f"{one.when:%Y-%m-%d %H:%M:%S}", escape(one.user), escape(one.what),
-                      f"{escape(one.store)} {one.cells}", one.protocol,
+                      f"{one.cells} of {escape(one.store.rstrip('/').rsplit('/', 1)[-1])}",
                       one.state if one.miou is None else _number(one.miou))
     return table
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or not isfinite(value) else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None or not isfinite(value) else f"{value:.{digits}f}"
 
 
 def _between(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{interval.low:.3f} … {interval.high:.3f}"
+    return "–" if interval is None else f"{interval.low:.3f}–{interval.high:.3f}"
