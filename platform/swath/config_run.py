@@ -1,0 +1,207 @@
+"""Sections of a configuration on how a model is made: network, loss, training, score, machines, search, records."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from swath.section import Section, check
+
+LossName = Literal["cross_entropy", "focal", "dice", "jaccard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """The network: an architecture of segmentation-models-pytorch over one of its encoders."""
+
+    arch: str = "unet"
+    """Architecture, as segmentation-models-pytorch names it: unet, fpn, deeplabv3plus, segformer, …"""
+    encoder: str = "resnet18"
+    """Encoder, as segmentation-models-pytorch names it; tu-NAME for one of timm's."""
+    weights: str = "none"
+    """Encoder weights: `imagenet`, a file (safetensors or a state dict), or `none`."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation layers: `group` and `none` make the result independent of how a batch is cut."""
+
+    def __post_init__(self) -> None:
+        for name in ("arch", "encoder", "weights"):
+            check(bool(getattr(self, name)), f"model.{name}", "given", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Section):
+    """A weighted sum of losses over labelled pixels; a weight of 0 leaves one out."""
+
+    cross_entropy: float = 1.0
+    """Weight of the cross-entropy."""
+    focal: float = 0.0
+    """Weight of the focal loss."""
+    dice: float = 0.0
+    """Weight of the Dice loss (per sample, over the classes that its labels have)."""
+    jaccard: float = 0.0
+    """Weight of the Jaccard loss (per sample, over the classes that its labels have)."""
+    gamma: float = 2.0
+    """Focusing exponent of the focal loss."""
+    class_weights: Literal["none", "inverse", "sqrt"] = "none"
+    """Weight of a class in cross-entropy and focal, from its share of the train cells' labels: none, 1/share, or
+    1/sqrt(share); scaled to a mean of 1 over labelled pixels."""
+
+    def __post_init__(self) -> None:
+        weights = self.terms
+        check(all(w >= 0 for w in (self.cross_entropy, self.focal, self.dice, self.jaccard)), "loss weights",
+              "0 or more", weights)
+        check(len(weights) > 0, "loss weights", "above 0 for at least one loss", weights)
+        check(self.gamma >= 0, "loss.gamma", "0 or more", self.gamma)
+
+    @property
+    def terms(self) -> dict[LossName, float]:
+        """The losses in use, with their weights."""
+        every: dict[LossName, float] = {"cross_entropy": self.cross_entropy, "focal": self.focal, "dice": self.dice,
+                                        "jaccard": self.jaccard}
+        return {name: weight for name, weight in every.items() if weight > 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+    """The run's length, its optimiser and what is kept of it. Lengths are counted in megapixels seen."""
+
+    epochs: float = 10.0
+    """Length of the run in passes over the plan's patches; used where megapixels is 0."""
+    megapixels: float = 0.0
+    """Length of the run in megapixels seen; 0: as epochs say."""
+    batch: int = 16
+    """Patches in one optimiser step, over all workers."""
+    micro_batch: int = 16
+    """Most patches that one worker puts through the network at once; the rest of its share is accumulated."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimiser (sgd: with a momentum of 0.9)."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-2
+    """Weight decay."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: constant, or a cosine to 0 at the end."""
+    warmup: float = 0.05
+    """Share of the run in which the learning rate rises linearly from 0."""
+    ema: float = 0.0
+    """Half-life, in megapixels seen, of an exponential moving average of the weights, which is then what is scored and
+    kept for use; 0: none."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: not clipped."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the network: auto is bf16 on a GPU that has it, else fp32."""
+    report_every: float = 0.0
+    """Megapixels between two reports (validation, checkpoint); 0: as many as the train split has labelled."""
+    keep: int = 1
+    """Checkpoints that are kept besides the newest: the best by val_part/miou."""
+    seed: int = 0
+    """Seed of the weights, the order and the augmentation."""
+
+    def __post_init__(self) -> None:
+        check(0 < self.epochs < math.inf, "train.epochs", "above 0", self.epochs)
+        check(0 <= self.megapixels < math.inf, "train.megapixels", "0 or more", self.megapixels)
+        check(self.seed >= 0, "train.seed", "0 or more", self.seed)
+        for name in ("batch", "micro_batch", "keep"):
+            check(getattr(self, name) >= 1, f"train.{name}", "1 or more", getattr(self, name))
+        check(0 < self.lr < math.inf, "train.lr", "above 0", self.lr)
+        check(self.weight_decay >= 0, "train.weight_decay", "0 or more", self.weight_decay)
+        check(0 <= self.warmup < 1, "train.warmup", "from 0 to below 1", self.warmup)
+        check(0 <= self.ema < math.inf, "train.ema", "0 or more", self.ema)
+        check(self.clip >= 0, "train.clip", "0 or more", self.clip)
+        check(self.report_every >= 0, "train.report_every", "0 or more", self.report_every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(Section):
+    """How whole scenes are scored: the same for every patch size and model."""
+
+    overlap: float = 0.5
+    """Share of a window's side that it has in common with its neighbour."""
+    part: float = 0.0
+    """Megapixels of the validation sample that is scored at every report; 0: so many that, for patches of up to 512
+    pixels, it costs about a tenth of the training between two reports, and a block for each class at least."""
+    without: tuple[str, ...] = ()
+    """Classes left out of a second mean, printed beside the first."""
+    boundary_px: int = 3
+    """Boundary IoU compares pixels within so many full-resolution pixels of a contour."""
+    symmetries: Literal[1, 8] = 1
+    """Symmetries of the square that predictions are averaged over: 8 costs eight times as much."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.overlap < 1, "score.overlap", "from 0 to below 1", self.overlap)
+        check(1 <= self.boundary_px <= 255, "score.boundary_px", "from 1 to 255", self.boundary_px)
+        check(self.part >= 0, "score.part", "0 or more", self.part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(Section):
+    """The machines: what one run may use."""
+
+    workers: int = 1
+    """Processes that train together. By Ray Train, but for a single one without an address: that is this process."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of a worker; auto takes a GPU where there is one."""
+    cpus: int = 0
+    """CPU cores of a worker; 0: those of the machine or the cluster, divided among all workers that run at once."""
+    address: str = ""
+    """Ray cluster to use; empty: $RAY_ADDRESS, or a cluster of its own on this machine."""
+    restarts: int = 2
+    """How often a run goes on from its checkpoint after a worker was lost or failed."""
+    readers: int = 2
+    """Processes that read and augment patches ahead, for each worker; 0: none, all of it in the worker itself."""
+    stuck_s: float = 300.0
+    """Seconds without a batch after which a reader is taken to hang, and the run ends with an error (not with readers
+    0: there reading has no limit)."""
+
+    def __post_init__(self) -> None:
+        check(self.workers >= 1, "cluster.workers", "1 or more", self.workers)
+        for name in ("cpus", "restarts", "readers"):
+            check(getattr(self, name) >= 0, f"cluster.{name}", "0 or more", getattr(self, name))
+        check(0 < self.stuck_s <= 1e6, "cluster.stuck_s", "above 0, to a million", self.stuck_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Section):
+    """A search over configurations. Lengths are counted in megapixels seen."""
+
+    trials: int = 20
+    """Configurations to try."""
+    space: tuple[str, ...] = (
+        "model.arch=unet|fpn|deeplabv3plus", "model.encoder=resnet18|resnet50|efficientnet-b0|tu-mobilenetv3_large_100",
+        "loss.focal=0..1", "loss.dice=0..1", "loss.jaccard=0..1", "loss.class_weights=none|sqrt",
+        "patches.size=128|256|512", "patches.scales=1|2|4|1,2", "train.lr=3e-4..3e-3:log")
+    """What varies, each as FIELD=A|B|C, FIELD=LOW..HIGH or FIELD=LOW..HIGH:log; a field of several values has them with
+    commas (patches.scales=1|1,2). With another patch size the batch stays constant in pixels."""
+    megapixels: float = 0.0
+    """Length of a trial that is not stopped; 0: the run's own length."""
+    grace: float = 0.0
+    """Length that every trial is given before it may be stopped; 0: a ninth of the longest."""
+    reduction: float = 3.0
+    """At grace, and at every length so many times the last, the best one in so many goes on."""
+    concurrent: int = 0
+    """Trials at once, at most; 0: as many as there are GPUs for, or without GPUs as many as there are cores for, but
+    no more than 4."""
+    seed: int = 0
+    """Seed of the searcher."""
+
+    def __post_init__(self) -> None:
+        check(self.trials >= 1, "search.trials", "1 or more", self.trials)
+        for name in ("megapixels", "grace"):
+            check(0 <= getattr(self, name) < math.inf, f"search.{name}", "0 or more", getattr(self, name))
+        check(1 < self.reduction < math.inf, "search.reduction", "above 1", self.reduction)
+        check(self.concurrent >= 0, "search.concurrent", "0 or more", self.concurrent)
+        check(self.seed >= 0, "search.seed", "0 or more", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackConfig(Section):
+    """Where runs are recorded."""
+
+    experiment: str = "swath"
+    """MLflow experiment."""
+    name: str = ""
+    """Name of the run; empty: from the recipe's architecture, encoder and patches."""
+    uri: str = ""
+    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or an SQLite file in the working directory."""
+    samples: str = ""
+    """Folder in which each worker writes what it was trained on: a line of JSON a step, with its patches' numbers in
+    the plan and its share of the loss; empty: not written."""
