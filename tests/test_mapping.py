@@ -261,6 +261,7 @@ def test_scenes_that_are_awkward_become_maps(model: Path, tmp_path: Path) -> Non
     assert any("rotated" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "tall.tif", (5 * bands.ROWS, 100))
     command = [sys.executable, str(ROOT / "jobs" / "predict.py"), str(model), str(scene)]
@@ -281,6 +282,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(model: Path, tmp_p
     assert sha256(tmp_path / "map.tif") == sha256(tmp_path / "whole.tif")
 
 
+@pytest.mark.slow
 def test_one_worker_and_three_give_the_same_bytes(model: Path, job: Job, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "tall.tif", (4 * bands.ROWS + 100, 80))
     for workers in (1, 3):

@@ -224,6 +224,26 @@ def test_several_scales_can_be_seen_at_once():
     np.testing.assert_allclose(scores, expected, atol=1e-3)
 
 
+def test_windows_of_a_thousand_pixels_at_three_scales_over_a_photograph_from_a_drone():
+    """6,000 x 4,000 px, windows of 1,000, 2,000 and 4,000 px of ground as patches of 512, half overlapping."""
+    shape, scales = (4000, 6000), tuple(1000 * scale / 512 for scale in (1, 2, 4))
+    of = part(Ground(shape), size=512, scales=scales, overlap=0.5)
+    assert of.sides == (1000, 2000, 4000)
+    assert [(windows.grid, windows.rows.side) for windows in of.lattices] == [(1, 1000), (2, 1000), (4, 1000)]
+    counts = [[len(each) for each in windows.touching(of.region)] for windows in of.lattices]
+    assert counts == [[7, 11], [3, 5], [1, 2]]
+    worst, past = 0.0, 0
+    for row, scores in predict.blend(of, lambda images: images[:, 0], classes=2, batch=4):
+        assert row == past
+        past += scores.shape[1]
+        rows, cols = np.meshgrid(np.arange(row, past), np.arange(shape[1]), indexing="ij")
+        inner = (slice(0 if row else 8, -8 if past == shape[0] else None), slice(8, -8))
+        worst = max(worst, *(np.abs(found.numpy()[inner] - wanted[inner]).max(initial=0)
+                             for found, wanted in zip(scores, (rows, cols), strict=True)))
+    assert past == shape[0]
+    assert worst < 0.05
+
+
 def test_eight_symmetries_turn_and_mirror_with_the_scene():
     torch.manual_seed(0)
     kernel = torch.randn(2, 3, 3, 3)
