@@ -109,6 +109,16 @@ def test_counts_are_scikit_learns_and_what_is_uncovered_stands_apart(given_maps:
     np.testing.assert_array_equal(counts_KP, of_all[:K])
 
 
+@pytest.mark.parametrize(("label", "prediction", "named"), [(K, 0, "label 4"), (0, K, "prediction 4"),
+                                                          (IGNORE + 1, NOTHING, "label 201")])
+def test_what_is_no_class_is_refused(label: int, prediction: int, named: str) -> None:
+    labels, predictions = np.array([[0, label, IGNORE]], np.uint8), np.array([[0, prediction, 77]], np.uint8)
+    with pytest.raises(ValueError, match=f"{named} is none of the 4 classes"):
+        metrics.tally(labels, predictions, K, IGNORE)
+    labels[0, 1], predictions[0, 1] = 1, 2
+    assert metrics.tally(labels, predictions, K, IGNORE).sum() == 2  # under an ignored label anything may stand
+
+
 def test_rates_by_hand() -> None:
     # class 0: 3 right, 1 taken for 1, 2 uncovered; class 1: 4 right, 2 taken for 0; class 2: neither
     counts = np.zeros((3, 3 + metrics.EXTRA), np.int64)
