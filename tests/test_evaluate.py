@@ -20,7 +20,16 @@ import recipes
 from patchstore import Store
 from swath import apply, evaluate, ledger, score, tracking
 from swath import split as splits
-from swath.config import Config, DataConfig, ModelConfig, PatchesConfig, SplitConfig, TrainConfig
+from swath.config import (
+    ClusterConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PatchesConfig,
+    ScoreConfig,
+    SplitConfig,
+    TrainConfig,
+)
 from swath.context import LocalContext
 from swath.errors import ConfigError, DataError
 from swath.evaluate import Wanted
@@ -32,7 +41,8 @@ Run = "subprocess.CompletedProcess[str]"
 
 def configuration(store: Store, **changes: object) -> Config:
     base = Config(data=DataConfig(store=store.uri), patches=PatchesConfig(size=64),
-                  model=ModelConfig(encoder="tu-mobilenetv3_small_050"), train=TrainConfig(megapixels=1))
+                  model=ModelConfig(encoder="tu-mobilenetv3_small_050"), train=TrainConfig(megapixels=1),
+                  score=ScoreConfig(overlap=0))  # a quarter of the windows
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -106,13 +116,13 @@ def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path
 @pytest.mark.parametrize("patches", [PatchesConfig(size=64), PatchesConfig(size=96, scales=(2.0,))])
 def test_a_written_maps_recomputed_score_is_the_models(store: Store, dataset: Path, tmp_path: Path,
                                                        patches: PatchesConfig) -> None:
-    config = configuration(store, patches=patches)
+    config = configuration(store, patches=patches, score=ScoreConfig())
     model = untrained(config, store, tmp_path / "model")
     found = evaluate.evaluate(str(model), Wanted(workdir=tmp_path), device="cpu").score
     labels, mapped = [], []
     for name in found.scenes:
-        apply.predict_file(str(model), dataset / "images" / f"{name}.tif", tmp_path / f"{name}.tif", workdir=tmp_path,
-                           device="cpu")
+        apply.predict(apply.Request(run=str(model), source=str(dataset / "images" / f"{name}.tif"), workdir=tmp_path,
+                                    output=tmp_path / f"{name}.tif", cluster=ClusterConfig(device="cpu")))
         for folder, to in ((dataset / "masks", labels), (tmp_path, mapped)):
             with rasterio.open(folder / f"{name}.tif") as file:
                 to.append(file.read(1).ravel())
@@ -161,13 +171,22 @@ def test_a_foreign_map_is_scored_recorded_and_comparable(store: Store, dataset: 
     assert record.tags["swath.protocol"] != own.digest()
 
 
+def test_a_map_is_scored_on_a_runs_own_split(store: Store, dataset: Path, folds: list[str], workdir: Path,
+                                             job_here: Callable[..., Run]) -> None:
+    found = last_json(job_here("evaluate", folds[1], "--map", dataset / "masks", "--workdir", workdir, "--json"))
+    ground = splits.divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
+    assert found["miou"] == 1
+    assert found["pixels"] == splits.class_pixels(store, ground, "val").sum()
+
+
 def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
                                           ) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
     run, before = recorded(model, workdir), len(ledger.looks(tracking.prepare(workdir).uri))
-    arguments = ["evaluate", run, "--split", "test", "--workdir", workdir, "--device", "cpu", "--json"]
+    arguments = ["evaluate", run, "--split", "test", "--workdir", workdir, "--device", "cpu", "--worst", 1, "--json"]
     found = [last_json(job_here(*arguments)) for _ in range(2)]
     assert [one["looks"] for one in found] == [0, 1]
+    assert list((workdir / "artifacts").rglob(f"worst-test-{run}.png"))
     again = configuration(store, patches=PatchesConfig(size=96))  # another model, the same ground
     other = untrained(again, store, tmp_path / "other")
     assert evaluate.evaluate(str(other), Wanted(split="test", workdir=workdir), device="cpu").looks == 2
