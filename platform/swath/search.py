@@ -107,8 +107,8 @@ def _summary(base: Config, store: Store, split: Split, location: tracking.Locati
         location.uri, experiment=base.track.experiment, name=base.track.name or "search",
         artifact_location=location.artifact_location,
         params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
-        tags={"swath.role": "search", "swath.protocol": score.protocol(store, split, "val", base).digest(),
-              "swath.store": store.uri, "swath.fingerprint": store.fingerprint})
+        tags={"swath.role": "search", **score.protocol(store, split, "val", base).tags(), "swath.store": store.uri,
+              "swath.fingerprint": store.fingerprint})
     with experiment.ended_truly(summary):
         summary.tags({"swath.search": summary.run_id})
         summary.text(base.to_json(), "config.json")
