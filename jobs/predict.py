@@ -46,7 +46,7 @@ class Arguments(cli.ModelArguments):
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """GeoTIFF to write, NAME.tif; or a folder, for several scenes, with a mosaic of them (maps.vrt)."""
     area: Path | None = None
-    """File of polygons outside of which nothing is predicted; maps end at its bounding box."""
+    """File of polygons outside of which nothing is mapped; maps end at its bounding box."""
     confidence: bool = False
     """Also write the largest probability of each pixel: NAME_confidence.tif."""
     probabilities: bool = False
@@ -81,13 +81,10 @@ def main(argv: Sequence[str]) -> None:
         resume=arguments.resume, overwrite=arguments.overwrite))
     out = Console(soft_wrap=True)
     for one in result.maps:
-        out.print(f"map {one.output}\npicture {one.quicklook}")
-        for name, path in one.others.items():
-            out.print(f"{name} {path}")
-    if result.mosaic:
-        out.print(f"mosaic {result.mosaic}")
-    for note in result.notes:
-        out.print(f"note: {note}", markup=False)
+        for name, path in {"map": one.output, "picture": one.quicklook, **one.others}.items():
+            out.print(f"{name} {path}", markup=False, highlight=False)
+    for line in [f"mosaic {result.mosaic}"] * bool(result.mosaic) + [f"note: {note}" for note in result.notes]:
+        out.print(line, markup=False, highlight=False)
     cli.finish(arguments.json, {
         "maps": [{"name": one.name, "output": str(one.output), "quicklook": str(one.quicklook), "shape": one.shape,
                   "classes": one.class_pixels, "nodata": one.nodata}

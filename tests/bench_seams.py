@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import patchstore
-from swath import pictures, predict
+from swath import pictures, pixels, predict
 from swath.blend import Axis, Lattice
 from swath.evaluate import find, ready
 from swath.split import divide
@@ -63,7 +63,7 @@ def main() -> None:
     scene = arguments.scene or next(name for name, _ in divide(store, trained.config.split).scenes("test"))
     forward, device = ready(trained, "auto")
     size, scales = trained.config.patches.size, trained.config.patches.scales
-    reader = predict.StoreReader(store, scene)
+    reader = pixels.StoreReader(store, scene)
     table = Table(title=f"{scene}: windows of {size} px, scales {scales}", title_justify="left")
     for name in ("overlap", "across borders", "elsewhere", "its spread", "ratio"):
         table.add_column(name, justify="right")

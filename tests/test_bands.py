@@ -57,17 +57,33 @@ def test_pieces_come_from_the_top_and_are_checked(tmp_path: Path) -> None:
 
 
 def test_only_the_same_job_goes_on(tmp_path: Path) -> None:
-    each = held(tmp_path / "a")
-    each.begin({"model": "m", "overlap": 0.5, "region": ((0, 1), (2, 3))}, resume=True)
+    output = tmp_path / "map[1].tif"
+    one, other = ({"model": "m", "overlap": overlap, "region": ((0, 1), (2, 3))} for overlap in (0.5, 0.25))
+    each = held(bands.folder_of(output, one))
+    each.begin(one, resume=True)
     each.write(0, band(ROWS, 1))
-    each.begin({"model": "m", "overlap": 0.5, "region": ((0, 1), (2, 3))}, resume=True)
+    (each.folder / "half-written").mkdir()
+    each.begin(one, resume=True)
     assert each.missing() == [(ROWS, 2500)]
-    with pytest.raises(DataError, match=r"begun by another job \(its area, overlap differ\)"):
-        each.begin({"model": "m", "overlap": 0.25, "region": ((0, 1), (2, 3)), "area": "x"}, resume=True)
-    each.begin({"model": "m", "overlap": 0.25}, resume=False)
+    assert not (each.folder / "half-written").exists()
+    assert bands.others(output, one) == {}
+    assert bands.others(output, other) == {each.folder: ["overlap"]}
+    (each.folder / bands.CARD).write_text('{"mod')
+    assert bands.others(output, other) == {each.folder: ["model", "overlap", "region"]}
+    each.begin(one, resume=False)
     assert each.missing() == [(0, 2500)]
     each.clear()
-    assert not each.folder.exists()
+    with pytest.raises(DataError, match="was removed while its map was made"):
+        each.write(0, band(ROWS, 1))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY"])
+def test_a_damaged_band_is_named(tmp_path: Path, content: bytes) -> None:
+    each = held(tmp_path / "a", (0, 5))
+    each.begin({}, resume=False)
+    (each.folder / "00000.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"00000.npy: cannot be read .*; remove it, and predict again with --resume"):
+        list(each.pieces(slice(0, 1)))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath.blend import around, axis, finished, grid_of, lattice, starts, stride_of, support, taps
+from swath.blend import around, axis, finished, grid_of, lattice, side_of, starts, stride_of, support, taps
 
 LENGTHS = st.integers(1, 300)
 SIDES = st.integers(1, 100)
@@ -105,6 +105,15 @@ def test_a_scene_is_interpolated_from_its_grid_as_torch_does(length, grid, data)
 def test_rows_are_finished_as_soon_as_all_that_they_need_is(done, grid):
     _, high, _ = taps(0, 50 * grid, grid, 50)
     assert finished(done, grid) == np.flatnonzero(high < done)[-1] + 1
+
+
+@given(st.sampled_from([64, 256, 500, 512]), st.floats(1 / 8, 64))
+def test_a_side_lies_on_the_grid_of_its_scale(size, scale):
+    side = side_of(size, scale)
+    assert abs(side - size * scale) <= max(0.5, scale / 2)
+    if scale >= 1 and side >= 2 * size:
+        assert grid_of(side, size) > scale / 4
+        assert side / grid_of(side, size) < 4 * size
 
 
 @given(st.integers(-100, 100), st.integers(1, 50), st.integers(1, 50))

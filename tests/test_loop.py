@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath import checkpoint, loop, metrics, predict, score
+from swath import checkpoint, inference, loop, metrics, score
 from swath import split as splits
 from swath.config import (
     AugmentConfig,
@@ -69,7 +69,7 @@ def test_the_score_is_that_of_the_saved_network(finished: loop.Run, store: Store
     assert finished.checkpoint is not None
     net = checkpoint.load(finished.checkpoint).network(CPU)
     split = splits.divide(store, TINY.split)
-    source = score.network_source(store, predict.network_forward(net), TINY, CPU)
+    source = score.network_source(store, inference.network_forward(net), TINY, CPU)
     result = score.evaluate(store, split, "val", source, TINY)
     np.testing.assert_array_equal(result.counts.array, finished.counts_RKQ)
     assert result.miou == finished.metrics["val/miou"]
@@ -78,7 +78,7 @@ def test_the_score_is_that_of_the_saved_network(finished: loop.Run, store: Store
 
 def test_the_sample_of_everything_is_the_whole_score(finished: loop.Run, store: Store) -> None:
     assert finished.checkpoint is not None
-    forward = predict.network_forward(checkpoint.load(finished.checkpoint).network(CPU))
+    forward = inference.network_forward(checkpoint.load(finished.checkpoint).network(CPU))
     everything = replace(TINY, score=replace(TINY.score, part=1e6))
     split = splits.divide(store, TINY.split)
     sample = score.sample(store, split, "val", everything)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,21 +12,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from xml.sax.saxutils import escape
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 from shapely.geometry import box
 
 from conftest import ROOT
-from patchstore import Store
-from swath import apply, bands, checkpoint, models, predict
+from patchstore import PatchstoreError, Store
+from swath import apply, bands, checkpoint, inference, models, predict
 from swath.apply import Request
 from swath.checkpoint import Card
 from swath.config import Config, ModelConfig, PatchesConfig
-from swath.errors import DataError
+from swath.errors import ConfigError, DataError
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 AFFINE = rasterio.Affine(2, 0, 500_000, 0, -2, 4_000_000)
@@ -56,8 +60,9 @@ def write_scene(path: Path, shape: tuple[int, int], seed: int = 0, nodata: int |
     image_BHW = np.kron(small, np.ones((1, 16, 16)))[:, :shape[0], :shape[1]].astype(np.uint8)
     if nodata is not None:
         image_BHW[:, 10:30, 20:50] = nodata
-    options = {"crs": "EPSG:32633", "transform": AFFINE @ rasterio.Affine.translation(left, 0)} | profile
-    with rasterio.open(path, "w", driver="GTiff", count=3, dtype="uint8", height=shape[0], width=shape[1],
+    options = {"driver": "GTiff", "crs": "EPSG:32633",
+               "transform": AFFINE @ rasterio.Affine.translation(left, 0)} | profile
+    with rasterio.open(path, "w", count=3, dtype="uint8", height=shape[0], width=shape[1],
                        nodata=nodata, **options) as raster:
         raster.write(image_BHW)
     return path
@@ -84,7 +89,7 @@ def read(path: Path, band: int = 1) -> np.ndarray:
 def expected_scores(model: Path, scene: Path) -> np.ndarray:
     """The scores of the whole scene in one piece."""
     trained = checkpoint.load(model)
-    forward = predict.network_forward(trained.network(torch.device("cpu")))
+    forward = inference.network_forward(trained.network(torch.device("cpu")))
     from patchstore import RasterFile
 
     reader = RasterFile(scene)
@@ -157,7 +162,9 @@ def test_a_job_that_was_ended_goes_on(model: Path, scene: Path, tmp_path: Path, 
             apply.predict(request(model, scene, tmp_path / "map.tif"))
     assert written == [0, 64, 128]
     assert not (tmp_path / "map.tif").exists()
-    with pytest.raises(DataError, match=r"begun by another job \(its overlap differ\)"):
+    with pytest.raises(DataError, match=r"left 3 of 6 bands; go on with --resume, or begin anew with --overwrite"):
+        apply.predict(request(model, scene, tmp_path / "map.tif"))
+    with pytest.raises(DataError, match=r"was left by another job \(its overlap differ\)"):
         apply.predict(request(model, scene, tmp_path / "map.tif", resume=True, overlap=0.25))
     later: list[int] = []
     monkeypatch.setattr(bands.Bands, "write", lambda self, first, band: (later.append(first), write(self, first, band)))
@@ -176,7 +183,7 @@ def test_whole_maps_are_kept_when_a_job_goes_on(model: Path, tmp_path: Path, mon
     made: list[str] = []
     finish = apply._finish
     monkeypatch.setattr(apply, "_finish",
-                        lambda target, *rest: (made.append(target.output.stem), finish(target, *rest)))
+                        lambda target, *rest: made.append(target.output.stem) or finish(target, *rest))
     result = apply.predict(request(model, tmp_path / "in", tmp_path / "out", resume=True))
     assert made == ["b"]
     assert [one.name for one in result.maps] == ["a", "b", "c"]
@@ -225,9 +232,77 @@ def test_outputs_that_must_not_be_written_are_refused(model: Path, tmp_path: Pat
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(("rest", "said"), [
+    ({"overlap": 1.5}, r"score.overlap must be from 0 to below 1, got 1.5"),
+    ({"simplify_px": -1.0, "polygons": True}, r"simplify must be 0 or more"),
+    ({"simplify_px": 2.0}, r"simplify must be 0 without --polygons"),
+])
+def test_settings_that_make_no_sense_are_refused_before_anything_is_done(model: Path, scene: Path, tmp_path: Path,
+                                                                         rest: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        apply.predict(request(model, scene, tmp_path / "map.tif", **rest))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_is_written_twice_nor_in_place_of_a_part_of_a_scene(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "a_confidence"):
+        write_scene(tmp_path / "in" / f"{name}.tif", (30, 30))
+    with pytest.raises(DataError, match=r"a_confidence.tif: would be written twice"):
+        apply.predict(request(model, tmp_path / "in", tmp_path / "out", confidence=True))
+    part = tmp_path / "in" / "a.tif"
+    (tmp_path / "scene.vrt").write_text(
+        f'''<VRTDataset rasterXSize="30" rasterYSize="30">{"".join(
+            f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename>{part}</SourceFilename>'
+            f'<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>' for band in (1, 2, 3))}</VRTDataset>''')
+    before = part.read_bytes()
+    with pytest.raises(DataError, match="would take the place of a scene"):
+        apply.predict(request(model, tmp_path / "scene.vrt", part, overwrite=True))
+    assert part.read_bytes() == before
+
+
+def test_scenes_without_a_place_have_maps_and_no_mosaic(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    for name in "ab":
+        write_scene(tmp_path / "in" / f"{name}.png", (30, 30), driver="PNG", crs=None, transform=AFFINE)
+        (tmp_path / "in" / f"{name}.wld").unlink(missing_ok=True)
+        (tmp_path / "in" / f"{name}.png.aux.xml").unlink(missing_ok=True)
+    (tmp_path / "out" / "maps.vrt").write_text("mine")
+    with pytest.raises(DataError, match=r"maps.vrt: exists already"):
+        apply.predict(request(model, tmp_path / "in", tmp_path / "out"))
+    (tmp_path / "out" / "maps.vrt").unlink()
+    result = apply.predict(request(model, tmp_path / "in", tmp_path / "out"))
+    assert [one.output.exists() for one in result.maps] == [True, True]
+    assert result.mosaic is None
+    assert any("no mosaic" in note for note in result.notes)
+
+
+def test_a_map_that_takes_the_place_of_another_leaves_none_of_its_files(model: Path, scene: Path, tmp_path: Path
+                                                                        ) -> None:
+    first, = apply.predict(request(model, scene, tmp_path / "map.tif", confidence=True, polygons=True)).maps
+    first.others["confidence"].unlink()
+    again, = apply.predict(request(model, scene, tmp_path / "map.tif", confidence=True, polygons=True, resume=True,
+                                   overwrite=True)).maps
+    assert again.others["confidence"].exists(), "a map without its confidence is not whole"
+    plain, = apply.predict(request(model, scene, tmp_path / "map.tif", overwrite=True)).maps
+    assert plain.others == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.png", "map.tif"]
+
+
+def test_a_crs_that_a_geotiff_cannot_hold_is_refused(model: Path, scene: Path, tmp_path: Path) -> None:
+    pole = rasterio.CRS.from_string("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39 +lon_0=18 +datum=WGS84")
+    with rasterio.open(scene) as raster:
+        rasterio.shutil.copy(raster, tmp_path / "pole.vrt", driver="VRT")
+    text = (tmp_path / "pole.vrt").read_text()
+    (tmp_path / "pole.vrt").write_text(re.sub("<SRS.*?</SRS>", f"<SRS>{escape(pole.to_wkt())}</SRS>", text))
+    with pytest.raises(PatchstoreError, match="a GeoTIFF cannot hold its CRS"):
+        apply.predict(request(model, tmp_path / "pole.vrt", tmp_path / "map.tif"))
+
+
 def test_a_disk_without_room_is_told_before_anything_is_done(model: Path, scene: Path, tmp_path: Path,
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"may take .* GB while they are made"):
         apply.predict(request(model, scene, tmp_path / "map.tif"))
     assert not list(tmp_path.glob(".*"))
@@ -266,15 +341,14 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(model: Path, tmp_p
     scene = write_scene(tmp_path / "tall.tif", (5 * bands.ROWS, 100))
     command = [sys.executable, str(ROOT / "jobs" / "predict.py"), str(model), str(scene)]
     job = subprocess.Popen([*command, str(tmp_path / "map.tif")], start_new_session=True)
-    held = tmp_path / ".map.tif.bands"
     until = time.monotonic() + 120
-    while not list(held.glob("*.npy")):
+    while not list(tmp_path.glob(".map.tif.*.bands/*.npy")):
         assert job.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    there = sorted(path.name for path in held.glob("*.npy"))
+    there = list(tmp_path.glob(".map.tif.*.bands/*.npy"))
     assert 0 < len(there) < 5
     assert not (tmp_path / "map.tif").exists()
     subprocess.run([*command, str(tmp_path / "map.tif"), "--resume"], check=True)

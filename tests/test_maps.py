@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
-from patchstore.cog import room_needed
+from patchstore.cog import check_room, room_needed
+from patchstore.errors import OutputError
 from swath.errors import DataError
-from swath.maps import check_room, quicklook, round_length, to_bytes, write_map, write_shares
+from swath.maps import quicklook, round_length, write_map, write_shares
 
 NAMES = ("water", "land (unpaved area)", "road")
 COLOURS = ((0, 120, 200), (130, 90, 60), (200, 200, 200))
@@ -96,7 +97,7 @@ def test_an_image_without_crs_gives_a_map_without_one_and_no_warning(tmp_path, s
 @pytest.mark.parametrize("bands", [1, 3, 4])
 def test_shares_are_a_cog_of_bytes_that_say_their_scale(tmp_path, bands):
     shares_CHW = np.random.default_rng(0).random((bands, *SHAPE), np.float32)
-    bytes_CHW = to_bytes(shares_CHW)
+    bytes_CHW = np.rint(254 * shares_CHW).astype(np.uint8)
     bytes_CHW[:, :200, :101] = 255
     names = [f"class {k}" for k in range(bands)]
     cut = [(40, bytes_CHW[:, :700]), (740, bytes_CHW[:, 700:])]
@@ -229,12 +230,12 @@ def test_room_on_the_disk_is_asked_for_before_any_row_is(tmp_path, monkeypatch, 
 
     whole = 4096 * 4096 * bands * 8 // 3
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=int(whole * 1.01)))
-    check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands)
+    check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands=bands)
     free = int(whole * 0.98)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
     said = rf"map\.tif: writing it may need [\d,]+ bytes of disk, and {free:,} are free in {tmp_path}; free some"
-    with pytest.raises(DataError, match=said):
-        check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands)
+    with pytest.raises(OutputError, match=said):
+        check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands=bands)
     with pytest.raises(DataError, match=said):
         write_shares(tmp_path / "new" / "map.tif", never(), shape=(4096, 4096), crs=None, transform=None,
                      names=["share"] * bands)
@@ -305,3 +306,11 @@ def test_a_quicklook_of_what_is_no_map_names_the_file(tmp_path, content):
     with pytest.raises(DataError, match=r"map\.tif: "):
         quicklook(tmp_path / "map.tif", tmp_path / "map.png")
     assert not (tmp_path / "map.png").exists()
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
+    classes = np.zeros((20, 30), np.uint8)
+    write_map(tmp_path / "map.tif", [(0, classes)], shape=(20, 30), crs=None, transform=None,
+              names=[r"$\foo$", "a_b$"], colours=[(0, 0, 0), (9, 9, 9)])
+    quicklook(tmp_path / "map.tif", tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 0

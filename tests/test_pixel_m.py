@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import patchstore
 from patchstore import Store
 from patchstore.testing import CLASSES
-from swath import apply, checkpoint, mapping, patches, predict, score
+from swath import apply, checkpoint, mapping, patches, pixels, score
 from swath import split as splits
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
@@ -123,7 +123,7 @@ def sides_read(monkeypatch: pytest.MonkeyPatch, reader: type) -> set[int]:
 @pytest.mark.parametrize(("name", "side", "right"), [("coarse", 16, 0.85), ("fine", 32, 1.0)])
 def test_whole_scenes_are_scored_at_the_models_metres(store: Store, monkeypatch: pytest.MonkeyPatch, name: str,
                                                       side: int, right: float) -> None:
-    sides = sides_read(monkeypatch, predict.StoreReader)
+    sides = sides_read(monkeypatch, pixels.StoreReader)
     height, width = store.scenes[name].shape
     region = score.Region(scene=name, rows=(0, height), cols=(0, width))
     config = Config(patches=PatchesConfig(size=32, pixel_m=0.5))

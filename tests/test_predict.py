@@ -16,18 +16,9 @@ from patchstore import RasterFile
 from swath import predict
 from swath.blend import lattice
 from swath.errors import DataError
-from swath.predict import (
-    ArrayReader,
-    StoreReader,
-    batch_size,
-    classes_of,
-    network_forward,
-    part,
-    precision,
-    predict_array,
-    stream,
-    symmetric,
-)
+from swath.inference import network_forward, precision, symmetric
+from swath.pixels import ArrayReader, StoreReader
+from swath.predict import batch_size, classes_of, part, predict_array, stream
 
 OVERLAPS = st.floats(0, 0.9)
 SIDES = st.integers(1, 24)

@@ -1,11 +1,12 @@
 """The bands of a map while it is made: each is written as soon as it is known, and a job that was ended goes on.
 
-    .NAME.tif.bands/job.json     what the bands are of
-                    00012.npy    band 12: uint8 (L layers, h rows, W columns of the region)
+    .NAME.tif.JOB.bands/job.json     what the bands follow from; JOB is its digest, so that no other job meets them
+                        00012.npy    band 12: uint8 (L layers, h rows, W columns of the region)
 
 How a region is cut depends on its rows alone, so that any number of workers writes the same bands.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -22,7 +23,28 @@ from swath.errors import DataError
 
 ROWS = 1024
 """Rows of a band, but for the last: few files, and little to be done again."""
+CARD = "job.json"
 Range = tuple[int, int]
+
+
+def folder_of(output: Path, job: Mapping[str, Any]) -> Path:
+    """Where the bands of a map are kept while a job makes it."""
+    return output.with_name(f".{output.name}.{digest(job)}.bands")
+
+
+def others(output: Path, job: Mapping[str, Any]) -> dict[Path, list[str]]:
+    """Folders of bands that other jobs have left for an output, each with what its job has otherwise."""
+    found: dict[Path, list[str]] = {}
+    mine = json.loads(json.dumps(job))
+    for folder in sorted(output.parent.glob(f".{glob.escape(output.name)}.*.bands")):
+        if folder == folder_of(output, job):
+            continue
+        try:
+            before = json.loads((folder / CARD).read_text())
+        except (OSError, ValueError):
+            before = {}
+        found[folder] = [name for name in sorted(before.keys() | mine.keys()) if before.get(name) != mine.get(name)]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +66,19 @@ class Bands:
     def begin(self, job: Mapping[str, Any], *, resume: bool) -> None:
         """Make the folder, or, to resume, take what an earlier job has left there.
 
-        job: what decides the bands' bytes, as JSON can hold it. Raises DataError when what is there is of another job,
-        and when the folder cannot be written.
+        job: what decides the bands' bytes, as JSON can hold it. Raises DataError when the folder cannot be written.
         """
-        text, card = json.dumps(job, indent=2, sort_keys=True), self.folder / "job.json"
+        card = self.folder / CARD
         if resume and card.exists():
-            before = json.loads(card.read_text())
-            differs = [name for name in sorted(before.keys() | job.keys())
-                       if before.get(name) != json.loads(text).get(name)]
-            if differs:
-                raise DataError(f"{self.folder}: was begun by another job (its {', '.join(differs)} differ); predict "
-                                "without --resume to begin anew")
+            for left in self.folder.glob("*/"):  # what was being written when the job was ended
+                shutil.rmtree(left)
             return
         try:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            card.write_text(text)
+            fresh = card.with_suffix(".new")
+            fresh.write_text(json.dumps(job, indent=2, sort_keys=True))
+            fresh.rename(card)
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written ({error}); give another output") from None
 
@@ -84,6 +103,9 @@ class Bands:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.rename(path)
+        except FileNotFoundError:
+            raise DataError(f"{self.folder}: was removed while its map was made; is another job at work on the same "
+                            "output?") from None
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise DataError(f"{path}: cannot be written ({error}); make room, and predict again with --resume"
@@ -92,10 +114,14 @@ class Bands:
     def pieces(self, layers: slice) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Some layers of every band, from the top: (first row, uint8 (layers, h, W))."""
         for index, (first, past) in enumerate(self.ranges):
-            band_LhW = np.load(self._path(index), mmap_mode="r", allow_pickle=False)
+            try:
+                band_LhW = np.load(self._path(index), mmap_mode="r", allow_pickle=False)
+            except (ValueError, EOFError, OSError) as error:
+                raise DataError(f"{self._path(index)}: cannot be read ({error}); remove it, and predict again with "
+                                "--resume") from None
             if band_LhW.shape != (self.layers, past - first, self.width) or band_LhW.dtype != np.uint8:
                 raise DataError(f"{self._path(index)}: holds {band_LhW.dtype} {band_LhW.shape}, not a band of this "
-                                "map; predict without --resume")
+                                "map; remove it, and predict again with --resume")
             yield first, np.ascontiguousarray(band_LhW[layers])
 
     def clear(self) -> None:

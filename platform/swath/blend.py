@@ -121,6 +121,16 @@ def grid_of(side: int, size: int) -> int:
     return grid
 
 
+def side_of(size: int, scale: float) -> int:
+    """Side in scene pixels of a window of `size` pixels that each span `scale`: the nearest multiple of the grid that
+    such a scale can have, half a patch pixel at most beside the exact one. An odd side would be blended at full
+    resolution, whatever the scale."""
+    step = 1
+    while 2 * step <= scale:
+        step *= 2
+    return max(1, round(size * scale / step)) * step
+
+
 def around(start: int, side: int, other: int) -> int:
     """Where a window of another side begins that has the same centre (half a pixel above it for odd differences)."""
     return start + (side - other) // 2

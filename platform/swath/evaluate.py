@@ -16,7 +16,7 @@ import torch
 
 import patchstore
 from patchstore import Store
-from swath import checkpoint, ledger, pictures, predict, protocol, result, score, tracking, worst
+from swath import checkpoint, inference, ledger, pictures, protocol, result, score, tracking, worst
 from swath import split as splits
 from swath.checkpoint import Checkpoint
 from swath.config import Config
@@ -24,8 +24,8 @@ from swath.context import DeviceName, choose_device, use_threads
 from swath.errors import CheckpointError, ConfigError, DataError
 from swath.experiment import ended_truly, open_store
 from swath.foreign import Maps
+from swath.inference import Forward
 from swath.metrics import Uncovered
-from swath.predict import Forward
 from swath.protocol import Protocol
 from swath.result import Score
 from swath.score import Source
@@ -179,8 +179,8 @@ def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.devic
     """The model's forward pass and the device that it runs on, with the threads of its training: the same bytes."""
     use_threads(trained.config.cluster.cpus)
     place = choose_device(device)
-    precision = predict.precision(trained.config.train.precision, place)
-    return predict.network_forward(trained.network(place), precision, trained.config.score.symmetries), place
+    precision = inference.precision(trained.config.train.precision, place)
+    return inference.network_forward(trained.network(place), precision, trained.config.score.symmetries), place
 
 
 def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground, wanted: Wanted, device: DeviceName

@@ -18,7 +18,7 @@ import torch
 
 import patchstore
 from patchstore import Store
-from swath import certificate, checkpoint, loop, models, patches, pictures, predict, score, tracking
+from swath import certificate, checkpoint, inference, loop, models, patches, pictures, score, tracking
 from swath import split as splits
 from swath.augment import Augment
 from swath.config import Config
@@ -214,8 +214,8 @@ def _draw_sheet(config: Config, store: Store, split: Split, run: loop.Run, path:
     """Image, label and prediction of a few blocks of the validation sample, spread over its strata."""
     assert run.checkpoint is not None
     device = choose_device("cpu" if config.cluster.device == "cpu" else "auto")
-    forward = predict.network_forward(checkpoint.load(run.checkpoint).network(device),
-                                      predict.precision(config.train.precision, device), config.score.symmetries)
+    forward = inference.network_forward(checkpoint.load(run.checkpoint).network(device),
+                                      inference.precision(config.train.precision, device), config.score.symmetries)
     source = score.network_source(store, forward, config, device)
     regions = score.sample(store, split, "val", config).regions
     shapes = Counter(r.shape for r in regions)  # blocks at a scene's edge are smaller; pictures of a sheet are alike

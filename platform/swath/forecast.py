@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from patchstore import Store, Window
-from swath import loop, predict, score
-from swath.blend import lattice, stride_of
+from swath import inference, loop, predict, score
+from swath.blend import lattice, side_of, stride_of
 from swath.config import Config
 from swath.context import LocalContext
 from swath.job import Job, loss_patches, step_count, step_megapixels
@@ -142,7 +142,8 @@ def windows(store: Store, regions: Iterable[Region], config: Config, plan: Patch
     total_S = np.zeros(len(plan.scales), np.int64)
     sides = dict(zip(plan.scenes, plan.side_SC.tolist(), strict=True))
     for scene, group in groupby(sorted(regions, key=lambda region: region.scene), key=lambda region: region.scene):
-        lattices = [lattice(store.scenes[scene].shape, side, config.score.overlap, config.patches.size)
+        size = config.patches.size
+        lattices = [lattice(store.scenes[scene].shape, side_of(size, side / size), config.score.overlap, size)
                     for side in sides[scene]]
         for region in group:
             total_S += [math.prod(map(len, places.touching((region.rows, region.cols)))) for places in lattices]
@@ -165,7 +166,7 @@ def trial(job: Job) -> Trial:
     train, batch = job.network(state), _random_batch(job)
     step_s, cores = _mean_seconds(lambda: loop.train_step(job, state, train, batch), job.context.device)
     net = state.best.eval()
-    forward = predict.network_forward(net, job.precision, job.config.score.symmetries)
+    forward = inference.network_forward(net, job.precision, job.config.score.symmetries)
     window_s_S = tuple(_window_seconds(job, forward, side) for side in np.median(job.val_plan.side_SC, axis=0).tolist())
     with state.save(job.config, job.card, job.trained_cells()) as folder:
         weight = sum(path.stat().st_size for path in Path(folder).iterdir())
@@ -180,7 +181,7 @@ def machine(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
-def _window_seconds(job: Job, forward: predict.Forward, scene_px: float) -> float:
+def _window_seconds(job: Job, forward: inference.Forward, scene_px: float) -> float:
     """Seconds of a window of so many scene pixels on its way to classes: a row of windows, as many as are a batch; on a
     CPU, which is slow and as fast with few, a quarter of that."""
     size, overlap = job.config.patches.size, job.config.score.overlap
@@ -238,7 +239,7 @@ class _Noise:
         self._images = random_pixels((1, bands, 1, 1), dtype)
 
     def read(self, windows: Sequence[tuple[int, int, int]], size: int, /) -> NDArray[Any]:
-        """See `predict.Reader`."""
+        """See `pixels.Reader`."""
         if self._images.shape[0] < len(windows) or self._images.shape[-1] != size:
             self._images = random_pixels((len(windows), self.bands, size, size), self.dtype)
         return self._images[:len(windows)]

@@ -22,14 +22,14 @@ from patchstore.raster import SIDECARS, content_files, open_dataset, reading
 from patchstore.schema import META, Affine, digest
 from patchstore.vector import VectorFile, burn
 from swath.errors import DataError
-from swath.predict import StoreReader
+from swath.pixels import StoreReader
 
 Range = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Input:
-    """A raster to map; a `swath.predict.Reader`. It pickles as where it lies."""
+    """A raster to map; a `swath.pixels.Reader`. It pickles as where it lies."""
 
     name: str
     """Stem of what is written for it."""
@@ -50,11 +50,8 @@ class Input:
     """Whether some pixels may not be real."""
     source: RasterFile | StoreReader
     """What reads it."""
-
-    @property
-    def path(self) -> Path | None:
-        """The file; None for a store's scene."""
-        return self.source.path if isinstance(self.source, RasterFile) else None
+    files: tuple[Path, ...] = ()
+    """The files that hold its pixels, resolved; none for a store's scene."""
 
     @property
     def pixel_m2(self) -> float | None:
@@ -174,9 +171,10 @@ def _file(path: Path, bands: int, dtype: np.dtype[Any]) -> Input:
     with open_dataset(path) as dataset, reading(path):
         header = [str(path.resolve()), str((source.shape, bands, dtype, source.crs, source.transform)),
                   str(dataset.nodatavals)]
-        states = [(file, file.stat()) for file in content_files(dataset)]
+        files = content_files(dataset)
+        states = [(file, file.stat()) for file in files]
     return Input(name=path.stem, origin=str(path), shape=source.shape, crs=source.crs, transform=source.transform,
-                 has_valid=source.has_valid, source=source,
+                 has_valid=source.has_valid, source=source, files=tuple(file.resolve() for file in (path, *files)),
                  fingerprint=digest([*header, *(f"{file} {s.st_size} {s.st_mtime_ns}" for file, s in states)]))
 
 

@@ -19,7 +19,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from patchstore import Store
-from swath import losses, metrics, models, patches, predict, score
+from swath import inference, losses, metrics, models, patches, score
 from swath import split as splits
 from swath.augment import Augment
 from swath.checkpoint import Card
@@ -41,7 +41,7 @@ class Job:
         self.split = splits.divide(store, config.split)
         self.plan = patches.plan(store, config, "train", labels=self.split)
         self.val_plan = patches.plan(store, config, "val", labels=self.split)
-        self.precision = predict.precision(config.train.precision, context.device)
+        self.precision = inference.precision(config.train.precision, context.device)
         weights_K = losses.class_weights(splits.class_pixels(store, self.split, "train"), config.loss.class_weights)
         self.loss = losses.Loss(config.loss, self.classes, store.ignore, weights_K)
         self.loader = Loader(store=store, plan=self.plan, batch=config.train.batch, seed=config.train.seed,
@@ -113,7 +113,7 @@ class Job:
             distributed.all_reduce(values)
         return values.cpu()
 
-    def score_sample(self, forward: predict.Forward) -> dict[str, float]:
+    def score_sample(self, forward: inference.Forward) -> dict[str, float]:
         """The score of the validation sample: mean IoU and its standard error."""
         counts = self._count(self.sample.regions, forward)
         strata = np.array([region.stratum for region in self.sample.regions])
@@ -121,11 +121,11 @@ class Job:
                                   self.val_present_K)
         return {"val_part/miou": part.miou, "val_part/miou_se": part.se}
 
-    def score_whole(self, forward: predict.Forward) -> NDArray[np.int64]:
+    def score_whole(self, forward: inference.Forward) -> NDArray[np.int64]:
         """Counts over the whole validation split, by scene: int64 (R, K, K + 4), see metrics.Counts."""
         return self._count(score.whole(self.store, self.split, "val"), forward, self.config.score.boundary_px)
 
-    def _count(self, regions: list[score.Region], forward: predict.Forward, boundary_px: int = 0
+    def _count(self, regions: list[score.Region], forward: inference.Forward, boundary_px: int = 0
                ) -> NDArray[np.int64]:
         source = score.network_source(self.store, forward, self.config, self.context.device)
         mine = score.count(self.store, self.split, "val", regions, source, boundary_px=boundary_px,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from patchstore import Store
-from swath import metrics, predict, score
+from swath import inference, metrics, score
 from swath.config import Config
 from swath.context import Context
 from swath.errors import TrainingError
@@ -110,7 +110,7 @@ def report(job: Job, state: State, *, final: bool) -> None:
     net = state.best
     job.share_buffers(net)
     net.eval()
-    forward = predict.network_forward(net, job.precision, job.config.score.symmetries)
+    forward = inference.network_forward(net, job.precision, job.config.score.symmetries)
     numbers |= job.score_sample(forward)
     numbers["val/loss"] = job.validation_loss(net)
     if not math.isfinite(numbers["val/loss"]):  # a network of NaN would score as one that sees one class everywhere

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swath import checkpoint, patches, predict
+from swath import checkpoint, inference, patches, predict
 from swath.bands import ROWS, Bands, Range
 from swath.blend import Region
 from swath.checkpoint import Card
 from swath.config import PatchesConfig
 from swath.context import DeviceName, choose_device, use_threads
 from swath.errors import DataError
+from swath.inference import Forward
 from swath.inputs import Area, Input
 from swath.maps import NO_SHARE, STEPS
-from swath.predict import Forward, Part
+from swath.predict import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +95,9 @@ def load(model: Model) -> Predictor:
     if device.type == "cuda":  # so that a scene has the same bytes on any day, and on any GPU of this kind
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     trained = checkpoint.load(model.folder)
-    precision = predict.precision(trained.config.train.precision, device)
+    precision = inference.precision(trained.config.train.precision, device)
     return Predictor(model=model, card=trained.card, patches=trained.config.patches, device=device,
-                     forward=predict.network_forward(trained.network(device), precision, model.symmetries))
+                     forward=inference.network_forward(trained.network(device), precision, model.symmetries))
 
 
 def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[Scene]:

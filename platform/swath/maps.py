@@ -62,24 +62,15 @@ class MapInfo:
     """Value of pixels that the source did not have."""
 
 
-def check_room(path: Path, shape: tuple[int, int], bands: int = 1) -> None:
-    """Raise DataError when the disk has not the room that writing a map of `shape`, or `bands` of shares, may take:
-    2 2/3 bytes for each pixel and band, in whole tiles (`patchstore.cog.room_needed`)."""
-    try:
-        cog.check_room(path, shape, bands=bands)
-    except OutputError as error:
-        raise DataError(str(error)) from error
-
-
 def write_map(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], *, shape: tuple[int, int], crs: str | None,
               transform: tuple[float, ...] | None, names: Sequence[str], colours: Sequence[Colour], nodata: int = 255,
-              overwrite: bool = True, tags: Mapping[str, str] | None = None) -> None:
+              overwrite: bool = True, tags: Mapping[str, str] | None = None, scratch: Path | None = None) -> None:
     """Write a map of `shape` (rows, columns) from pieces (row of the first, classes_hW uint8), top to bottom, of any
     heights. The first piece is the top of the map, whichever row of a scene it says that it is.
 
     crs is WKT and transform the six numbers a to f of an affine transform, both of the map's top left pixel. The class
     names stand, in the order of their index, as a JSON list in the tag CLASSES (GDAL's own category names would need a
-    second file beside the map); nodata is transparent.
+    second file beside the map); nodata is transparent. `scratch`: as `patchstore.cog.write_cog` has it.
 
     Raises DataError when the map exists and may not be overwritten, when its folder cannot be written, when the disk
     has no room (asked before the first row) or is full, and when the rows leave gaps, do not fill the shape, or hold a
@@ -91,7 +82,7 @@ def write_map(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], *, shap
                         f"{len(names)} names, {len(colours)} colours, nodata {nodata}")
     header = cog.class_header(shape=shape, crs=crs, transform=transform, names=names, colours=colours, nodata=nodata,
                               tags=tags)
-    _write(path, _pieces(path, rows, len(names), nodata), header, overwrite=overwrite)
+    _write(path, _pieces(path, rows, len(names), nodata), header, overwrite=overwrite, scratch=scratch)
 
 
 def _pieces(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], classes: int, nodata: int) -> Iterator[Piece]:
@@ -105,28 +96,23 @@ def _pieces(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], classes: 
 
 def write_shares(path: Path, pieces: Iterable[tuple[int, NDArray[np.uint8]]], *, shape: tuple[int, int],
                  crs: str | None, transform: tuple[float, ...] | None, names: Sequence[str],
-                 tags: Mapping[str, str] | None = None, overwrite: bool = True) -> None:
+                 tags: Mapping[str, str] | None = None, overwrite: bool = True, scratch: Path | None = None) -> None:
     """Write shares of 0 to 1, a band for each name (the probability of each class, or the largest of them alone), from
-    pieces (row of the first, shares_ChW as `to_bytes` gives them; 255 where the source has no pixel), as `write_map`
-    does. Each band says the scale 1/254, by which GIS programs show, and rasterio's `scales` give, 0 to 1. Overviews
-    are means of the pixels that are there.
+    pieces (row of the first, shares_ChW: 254 times the share, rounded; 255 where the source has no pixel), as
+    `write_map` does. Each band says the scale 1/254, by which GIS programs show, and rasterio's `scales` give, 0 to 1.
+    Overviews are means of the pixels that are there.
 
     Raises DataError as `write_map` does.
     """
     header = CogHeader(shape=shape, bands=len(names), dtype="uint8", crs=crs, transform=transform, nodata=NO_SHARE,
                        descriptions=names, scale=1 / STEPS, tags=tags or {})
-    _write(Path(path), (Piece(row, shares_ChW) for row, shares_ChW in pieces), header, overwrite=overwrite)
+    _write(Path(path), (Piece(row, shares_ChW) for row, shares_ChW in pieces), header, overwrite=overwrite,
+           scratch=scratch)
 
 
-def to_bytes(shares: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Shares of 0 to 1 as bytes of 0 to 254, rounded: within 1/508 of what they were."""
-    rounded: NDArray[np.uint8] = np.rint(shares * STEPS).astype(np.uint8)
-    return rounded
-
-
-def _write(path: Path, pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool) -> None:
+def _write(path: Path, pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool, scratch: Path | None) -> None:
     try:
-        cog.write_cog(path, pieces, header, overwrite=overwrite)
+        cog.write_cog(path, pieces, header, overwrite=overwrite, scratch=scratch)
     except OutputError as error:
         raise DataError(str(error)) from error
 
@@ -235,10 +221,11 @@ def _legend(axes: Axes, classes_HW: NDArray[np.uint8], info: MapInfo, lines: int
     entries = [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(info.names, info.colours)]
     if (classes_HW >= len(info.names)).any():
         entries.append(("no data", "white"))
-    axes.legend(handles=[Patch(facecolor=colour, edgecolor="0.5", linewidth=0.5, label=name)
-                         for name, colour in entries],
-                ncols=math.ceil(len(entries) / max(lines, LEAST_LINES)), loc="upper left", bbox_to_anchor=(1.0, 1.0),
-                borderaxespad=0.8, borderpad=0, frameon=False)
+    handles = [Patch(facecolor=colour, edgecolor="0.5", linewidth=0.5, label=name) for name, colour in entries]
+    legend = axes.legend(handles=handles, ncols=math.ceil(len(entries) / max(lines, LEAST_LINES)), loc="upper left",
+                         bbox_to_anchor=(1.0, 1.0), borderaxespad=0.8, borderpad=0, frameon=False)
+    for text in legend.get_texts():  # a class may be named with signs that begin formulas
+        text.set_parse_math(False)
 
 
 def _scale_bar(figure: Figure, *, pictured: float, pixel_m: float | None) -> None:
@@ -253,7 +240,7 @@ def _scale_bar(figure: Figure, *, pictured: float, pixel_m: float | None) -> Non
         figure.add_artist(Rectangle((left / width, -16 / height), half / width, 6 / height, facecolor=colour,
                                     edgecolor="black", linewidth=0.8, transform=figure.transFigure))
     text = f"{length:g} px" if pixel_m is None else f"{length:g} m" if length < 1000 else f"{length / 1000:g} km"
-    figure.text((2 * half + 8) / width, -13 / height, text, va="center_baseline")
+    figure.text((2 * half + 8) / width, -13 / height, text, va="center_baseline", parse_math=False)
 
 
 def round_length(most: float) -> float:

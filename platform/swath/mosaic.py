@@ -30,6 +30,10 @@ class _Frame:
     """Rows and columns."""
 
 
+class NoMosaicError(DataError):
+    """Maps that cannot be laid together."""
+
+
 def write_vrt(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> tuple[str, ...]:
     """Write a VRT over maps of one CRS, with their classes' names and colours, by relative paths: the folder can be
     moved. Its pixels are the finest of the maps'; where maps overlap the later has it, except where it has no data.
@@ -37,20 +41,20 @@ def write_vrt(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> t
     Returns a note for each map that is left out: without CRS or transform, turned against the axes of its CRS, or with
     another CRS, other classes or colours than most have (than the first, where as many have others).
 
-    Raises DataError for a file that is no map, when no map is left or they lie too far apart for one raster, when the
-    output exists and may not be overwritten, and when it cannot be written. Nothing is left then, and an earlier file
-    stays.
+    Raises NoMosaicError when no map is left or they lie too far apart for one raster; DataError for a file that is no
+    map, when the output exists and may not be overwritten, and when it cannot be written. Nothing is left then, and an
+    earlier file stays.
     """
     out = Path(out)
     if out.resolve() in {Path(path).resolve() for path in paths}:
         raise DataError(f"{out}: would be laid into itself; give another name")
     alike, notes = _alike([(Path(path), inspect_map(path)) for path in paths])
     if not alike:
-        raise DataError(f"{out}: no map to lay into it; {'; '.join(notes) or 'none was given'}")
+        raise NoMosaicError(f"{out}: no map to lay into it; {'; '.join(notes) or 'none was given'}")
     frame = _frame([info for _, info in alike])
     if max(frame.shape) > MOST_PIXELS:
-        raise DataError(f"{out}: {frame.shape[1]:,} x {frame.shape[0]:,} pixels, and a raster has {MOST_PIXELS:,} a "
-                        "side at most; lay maps together that are nearer to each other")
+        raise NoMosaicError(f"{out}: {frame.shape[1]:,} x {frame.shape[0]:,} pixels, and a raster has {MOST_PIXELS:,} "
+                            "a side at most; lay maps together that are nearer to each other")
     with replacing(out, overwrite=overwrite) as part:
         ElementTree(_vrt(alike, frame, out.parent)).write(part, encoding="utf-8", xml_declaration=False)
     return tuple(f"{note}; it is not in {out.name}" for note in notes)

@@ -12,103 +12,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchstore import Store, Window
-from patchstore.window import reflect
 from swath.accumulate import Blend
-from swath.blend import Lattice, Region, around, lattice
+from swath.blend import Lattice, Region, around, lattice, side_of
 from swath.errors import DataError
+from swath.inference import Forward
+from swath.pixels import ArrayReader, Reader
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
-"""images_NSBss, of the scene's dtype and on the device, to float32 scores_NKss; scores are logits, which are blended as
-they are."""
-Precision = Literal["fp32", "bf16"]
 Rows = Generator[tuple[int, torch.Tensor], None, None]
 """Finished rows, from top to bottom: the scene row of the first, and scores_KhW of the region's columns. Closing it
 (or dropping the last reference) ends its reading thread."""
 AHEAD = 2
 """Batches that are read while one is in the network."""
-
-
-class Reader(Protocol):
-    """Pixels of one scene. A raster of the store, a file and an array are read alike."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the scene."""
-        ...
-
-    @property
-    def bands(self) -> int:
-        """Bands of an image."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of a pixel."""
-        ...
-
-    def read(self, windows: Sequence[tuple[int, int, int]], size: int, /) -> NDArray[Any]:
-        """images_NBHW of `size` pixels a side, for windows (row, col, side) in full-resolution scene pixels."""
-        ...
-
-
-class ArrayReader:
-    """A scene in memory, at scale 1; outside of it pixels are mirrored (b a | a b c …)."""
-
-    def __init__(self, image_BHW: NDArray[Any]) -> None:
-        if image_BHW.ndim != 3 or 0 in image_BHW.shape:
-            raise ValueError(f"an image must be (bands, rows, columns) with a pixel at least, got {image_BHW.shape}")
-        self.image_BHW = image_BHW
-        self.bands: int = image_BHW.shape[0]
-        self.shape: tuple[int, int] = image_BHW.shape[1:]
-        self.dtype: np.dtype[Any] = image_BHW.dtype
-
-    def read(self, windows: Sequence[tuple[int, int, int]], size: int, /) -> NDArray[Any]:
-        """See `Reader`. Raises ValueError for a window of another side than `size`."""
-        images = np.empty((len(windows), self.bands, size, size), self.dtype)
-        for image, (row, col, side) in zip(images, windows, strict=True):
-            if side != size:
-                raise ValueError(f"an array is read at scale 1 only: side {side} is not the size {size}")
-            rows, cols = reflect(row, side, self.shape[0]), reflect(col, side, self.shape[1])
-            image[:] = self.image_BHW[:, rows[:, None], cols]
-        return images
-
-
-@dataclass(frozen=True)
-class StoreReader:
-    """A scene of a store."""
-
-    store: Store
-    scene: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the scene."""
-        return self.store.scenes[self.scene].shape
-
-    @property
-    def bands(self) -> int:
-        """Bands of the store."""
-        return self.store.bands
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the store's pixels."""
-        return self.store.dtype
-
-    def read(self, windows: Sequence[tuple[int, int, int]], size: int, /) -> NDArray[Any]:
-        """See `Reader`."""
-        return self.store.read([Window(self.scene, row, col, side) for row, col, side in windows], size)[0]
-
-    def valid(self, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which pixels of a stretch of full resolution are real: (rows, cols)."""
-        return self.store.region(self.scene, "valid", rows, cols)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,7 +66,7 @@ def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, 
     if size < 1 or not scales or any(round(size * scale) < 1 for scale in scales):
         raise ValueError("size and the pixels of a window's side (size x scale) must be 1 or more, for one scale at "
                          f"least, got {size} and the scales {tuple(scales)}")
-    sides = tuple(round(size * scale) for scale in scales)
+    sides = tuple(side_of(size, scale) for scale in scales)
     region = region or ((0, reader.shape[0]), (0, reader.shape[1]))
     rows = rows or region[0]
     if any(not 0 <= first < past <= length for (first, past), length in zip(region, reader.shape, strict=True)):
@@ -317,44 +237,6 @@ def batch_size(size: int) -> int:
     return max(1, 2**20 // size**2)
 
 
-def precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """The arithmetic of a network on a device: `auto` is bf16 on a GPU that has it, else fp32."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def network_forward(net: torch.nn.Module, precision: Precision = "fp32", symmetries: Literal[1, 8] = 1) -> Forward:
-    """Logits of a network that takes images_NSBHW and gives logits_NKHW; with 8 symmetries their mean over the patch as
-    it lies, mirrored, and each of both turned by quarters.
-
-    The forward raises ValueError while the network is in training mode: batch normalisation and dropout would make
-    a score depend on its neighbours in the batch, or on chance.
-    """
-    def forward(images_NSBss: torch.Tensor) -> torch.Tensor:
-        if net.training:
-            raise ValueError("the network is in training mode: call net.eval() before predicting with it")
-        with torch.inference_mode(), torch.autocast(images_NSBss.device.type, torch.bfloat16, precision == "bf16"):
-            logits_NKss: torch.Tensor = net(images_NSBss)
-        return logits_NKss.float()
-
-    return symmetric(forward) if symmetries == 8 else forward
-
-
-def symmetric(forward: Forward) -> Forward:
-    """The mean of a forward pass over the eight symmetries of the square, each brought back: what it gives turns and
-    mirrors with its input."""
-    def mean(images_NSBss: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor | float = 0.0
-        for turns in range(4):
-            turned = images_NSBss.rot90(turns, (-2, -1))
-            scores = forward(turned) + forward(turned.flip(-1)).flip(-1)
-            total = total + scores.rot90(-turns, (-2, -1))
-        return torch.as_tensor(total) / 8
-
-    return mean
-
-
 def classes_of(rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The class of the highest score for every pixel: (row of the first, classes_hW). Raises as `classes_of_scores`."""
     for row, scores_KhW in rows:
@@ -368,5 +250,5 @@ def classes_of_scores(row: int, scores_KhW: torch.Tensor) -> NDArray[np.uint8]:
     """
     if not bool(torch.isfinite(scores_KhW).all()):
         raise DataError(f"rows {row} to {row + scores_KhW.shape[1] - 1}: the network gave scores that are not finite; "
-                        "look for such pixels in the scene, or predict in fp32")
+                        "look for such pixels in the scene, and at the run's losses")
     return scores_KhW.argmax(0).to(torch.uint8).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,38 +23,45 @@ _RETRIES = 2
 """How often a task is done again whose process was lost: it goes on at the first band that is not there."""
 
 
-def spread(model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Iterator[Scene]:
-    """Predict what is missing of scenes by `cluster.workers` tasks at once; yields each scene when it is done.
-
-    Model and bands must lie where every node sees them. Raises what `mapping.run` does, DataError where a task's
-    process was lost too often, and ConfigError for a cluster that cannot be reached or has too few GPUs.
-    """
+@contextmanager
+def machines(cluster: ClusterConfig) -> Iterator[ClusterConfig]:
+    """Be connected to a cluster within the block; the configuration with the device and the cores of a worker as they
+    come out. Raises ConfigError for a cluster that cannot be reached, or has too few GPUs."""
     with ray_cluster.connected(cluster.address, ray_cluster.own_cores(cluster)):
         gpu = ray_cluster.use_gpu(cluster)
         cpus = cluster.cpus or max(1, ray_cluster.cores(ray_cluster.nodes(), cluster.workers, gpu))
-        model = replace(model, cpus=cpus, device="cuda" if gpu else "cpu")
-        todo = {scene.bands.folder: scene.bands.missing() for scene in scenes}
-        bands = sum(len(cut(ranges, 1)) for ranges in todo.values())
-        most = max(1, -(-bands // (cluster.workers * _PER_WORKER)))
-        tasks = deque((scene, rows) for scene in scenes for rows in cut(todo[scene.bands.folder], most))
-        left = {scene.bands.folder: len(cut(todo[scene.bands.folder], most)) for scene in scenes}
-        yield from (scene for scene in scenes if not left[scene.bands.folder])
-        task = _run.options(num_cpus=cpus, num_gpus=int(gpu), max_retries=_RETRIES)
-        running: dict[ray.ObjectRef[Any], Scene] = {}
-        try:
-            while tasks or running:
-                while tasks and len(running) < cluster.workers:
-                    scene, rows = tasks.popleft()
-                    running[task.remote(model, scene, rows)] = scene
-                for reference in ray.wait(list(running))[0]:
-                    scene = running.pop(reference)
-                    _check(reference, scene)
-                    left[scene.bands.folder] -= 1
-                    if not left[scene.bands.folder]:
-                        yield scene
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        yield replace(cluster, device="cuda" if gpu else "cpu", cpus=cpus)
+
+
+def spread(model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Iterator[Scene]:
+    """Predict what is missing of scenes by `cluster.workers` tasks at once, on the cluster that this process is
+    connected to; yields each scene when it is done. `cluster` is as `machines` gives it.
+
+    Model and bands must lie where every node sees them. Raises what `mapping.run` does, and DataError where a task's
+    process was lost too often.
+    """
+    todo = {scene.bands.folder: scene.bands.missing() for scene in scenes}
+    bands = sum(len(cut(ranges, 1)) for ranges in todo.values())
+    most = max(1, -(-bands // (cluster.workers * _PER_WORKER)))
+    tasks = deque((scene, rows) for scene in scenes for rows in cut(todo[scene.bands.folder], most))
+    left = {scene.bands.folder: len(cut(todo[scene.bands.folder], most)) for scene in scenes}
+    yield from (scene for scene in scenes if not left[scene.bands.folder])
+    task = _run.options(num_cpus=cluster.cpus, num_gpus=int(cluster.device == "cuda"), max_retries=_RETRIES)
+    running: dict[ray.ObjectRef[Any], Scene] = {}
+    try:
+        while tasks or running:
+            while tasks and len(running) < cluster.workers:
+                scene, rows = tasks.popleft()
+                running[task.remote(model, scene, rows)] = scene
+            for reference in ray.wait(list(running))[0]:
+                scene = running.pop(reference)
+                _check(reference, scene)
+                left[scene.bands.folder] -= 1
+                if not left[scene.bands.folder]:
+                    yield scene
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
 
 
 def _check(reference: "ray.ObjectRef[Any]", scene: Scene) -> None:

@@ -20,8 +20,10 @@ from swath import metrics, patches, predict
 from swath.boundary import BoundaryCounts
 from swath.config import Config
 from swath.errors import ConfigError
+from swath.inference import Forward
 from swath.metrics import Counts, Uncovered
-from swath.predict import Forward, Part, StoreReader
+from swath.pixels import StoreReader
+from swath.predict import Part
 from swath.protocol import Protocol
 from swath.result import Score
 from swath.split import Split, SplitName, class_pixels

@@ -25,6 +25,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # GDAL's own errors, which are no RasterioError and have no public name
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 
 from patchstore.errors import OutputError
 from patchstore.raster import bound_cache
@@ -121,25 +122,46 @@ def check_room(path: str | os.PathLike[str], shape: tuple[int, int], *, bands: i
                           "free some, or write to another disk")
 
 
-def write_cog(path: str | os.PathLike[str], pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool = False
-              ) -> None:
+def check_crs(path: str | os.PathLike[str], wkt: str | None) -> Any:
+    """The CRS of a file that is to be written at `path`. Raises OutputError for text that is no WKT, and for a CRS that
+    GeoTIFF cannot hold, which GDAL would leave out without a word."""
+    if wkt is None:
+        return None
+    try:
+        crs = rasterio.CRS.from_wkt(wkt)
+    except CRSError as error:
+        raise OutputError(f"{path}: its CRS is not WKT that PROJ can read: {wkt!r} ({error})") from error
+    # Beside a file GDAL would keep such a CRS in NAME.aux.xml, which a COG does not carry.
+    with _writing(Path(path)), rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", crs=crs,
+                         transform=rasterio.Affine.translation(1, 1)) as raster:
+            raster.write(np.zeros((1, 1, 1), np.uint8))
+        with memory.open() as raster:
+            if raster.crs is None:
+                raise OutputError(f"{path}: a GeoTIFF cannot hold its CRS ({wkt[:60]!r} …); bring the scene into "
+                                  "another (gdalwarp -t_srs)")
+    return crs
+
+
+def write_cog(path: str | os.PathLike[str], pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool = False,
+              scratch: Path | None = None) -> None:
     """Write a Cloud-Optimised GeoTIFF from pieces, top to bottom: tiles of 512 px, deflate (which every reader has).
 
+    `scratch`: folder on the same file system for what is written meanwhile, of which a process that is killed leaves
+    up to `room_needed`; None: beside the file.
+
     Raises OutputError when the file exists and may not be overwritten, when its folder cannot be written or the disk
-    has no room (asked first) or is full, when the CRS is not WKT, and when the pieces leave gaps, do not fill the
-    shape, or are not as the header says. Nothing is left then, and an earlier file stays.
+    has no room (asked first) or is full, when the CRS is not WKT or one that GeoTIFF cannot hold, and when the pieces
+    leave gaps, do not fill the shape, or are not as the header says. Nothing is left then, and an earlier file stays.
     """
     path = Path(path)
     if path.is_dir() or (path.exists() and not overwrite):
         raise OutputError(f"{path}: exists already; give another name{'' if path.is_dir() else ', or overwrite it'}")
     check_room(path, header.shape, bands=header.bands, dtype=header.dtype, masked=header.masked)
-    try:
-        crs = None if header.crs is None else rasterio.CRS.from_wkt(header.crs)
-    except CRSError as error:
-        raise OutputError(f"{path}: its CRS is not WKT that PROJ can read: {header.crs!r} ({error})") from error
+    crs = check_crs(path, header.crs)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=scratch or path.parent)
     # Beside the file, so that the last step is a rename in one file system; GDAL's own temporary files land there too.
     with folder:
         plain, whole = Path(folder.name) / "plain.tif", Path(folder.name) / "whole.tif"
@@ -274,4 +296,4 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise OutputError(f"{path}: cannot be written ({error}); it needs a folder that may be written, and room on "
-                          "the disk for twice its size") from error
+                          "the disk for nearly three times its pixels") from error
