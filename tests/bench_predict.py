@@ -1,7 +1,7 @@
 """What predicting a scene takes beside its network, in time and in memory, and what other ways take. By hand.
 
     python tests/bench_predict.py --keep DIR --python PYTHON     every row
-    python tests/bench_predict.py --shrink 4 --repetitions 1     in a minute or two, without MONAI
+    python tests/bench_predict.py --shrink 8 --repetitions 1     a quick look, without MONAI
 
 MONAI runs under PYTHON, since nothing of swath needs it (without --python its rows are left out):
 
@@ -43,8 +43,10 @@ Figures = dict[str, float]
 """What a process measured, by name."""
 Part = Literal["forward", "memory", "others"]
 PARTS: tuple[Part, ...] = ("forward", "memory", "others")
-FAST, SLOW = (4096, 6144), (1024, 1536)
-"""Scenes of the part `forward`, in rows and columns: the second for a large network without a GPU."""
+SCENES: Mapping[tuple[str, str], tuple[int, int]] = {
+    ("small", "cpu"): (2048, 3072), ("large", "cpu"): (1024, 1536), ("small", "cuda"): (4096, 6144),
+    ("large", "cuda"): (4096, 6144)}
+"""Of the part `forward`, in rows and columns, by network and device: what takes half a minute without a GPU."""
 TALL = (1024, 9000)
 """Of the part `memory`, the lowest."""
 TIMES = (1, 4, 8)
@@ -53,8 +55,8 @@ WIDE = (3000, 4000)
 """Of the part `others`."""
 FLAT = 1.1
 """Most that the memory of the highest scene may be over that of the lowest."""
-RIVALS: Mapping[str, str] = {"tutorial": "the tutorials' blending, whole scene in memory",
-                             "monai": "MONAI sliding_window_inference, gaussian"}
+RIVALS: Mapping[str, str] = {"tutorial": "tutorials' blending",
+                             "monai": "MONAI, gaussian"}
 VERSIONS = ("torch", "segmentation-models-pytorch", "timm", "tensorstore", "rasterio")
 
 
@@ -100,12 +102,12 @@ class Bench:
             self.notes.append("forward: no CUDA device here; its rows are left out")
         for device in map(torch.device, devices):
             for name in self.settings.networks:
-                scene, shape = self._scene(SLOW if (name, device.type) == ("large", "cpu") else FAST, "store")
+                scene, shape = self._scene(SCENES[name, device.type], "store")
                 rates = race(_forward_ways(name, device, scene), self.settings.repetitions)
-                what = "{} network, {}, {} x {} px".format(name, device.type, *shape)
-                for way, words, wanted in (("store", "a store's scene", 0.9), ("memory", "the scene in memory", None)):
-                    yield versus(f"{what}, {words}", "bare forward passes of its windows", wanted, rates[way],
-                                 rates["bare"], "kpx/s")
+                what = "{}, {}, {} x {}".format(name, device.type, *shape)
+                for way, words, wanted in (("store", "from the store", 0.9), ("memory", "from memory", None)):
+                    yield versus(f"{what}, {words}", "bare forward passes", wanted, rates[way], rates["bare"],
+                                 "kpx/s")
 
     def memory(self) -> Iterator[Row]:
         """The whole job, by a network of one convolution, at several heights."""
@@ -118,15 +120,15 @@ class Bench:
             scene, shape = self._scene(TALL, "tiled", times)
             argument = {"task": "job", "run": str(checkpoint), "image": str(_image(scene)),
                         "out": str(self.folder / "maps" / f"{shape[0]}.tif")}
-            ways[f"{shape[0]} x {shape[1]} px"] = self._process(Path(sys.executable), argument)
+            ways[f"{shape[0]} x {shape[1]}"] = self._process(Path(sys.executable), argument)
         figures = _in_turns(ways, self.settings.repetitions)
         peaks = {name: [each["mb"] for each in found] for name, found in figures.items()}
         for name, found in figures.items():
-            yield Row(what=f"predict job, {name}, peak MB above imports", against="", wanted=None, at_most=True,
+            yield Row(what=f"job, {name}, peak MB above imports", against="", wanted=None, at_most=True,
                       ratios=tuple(peaks[name]))
-            self.notes.append(f"predict job, {name}: {statistics.median(each['seconds'] for each in found):.1f} s")
+            self.notes.append(f"job, {name}: {statistics.median(each['seconds'] for each in found):.1f} s")
         lowest, *_, highest = peaks.values()
-        yield Row(what=f"predict job, peak at {TIMES[-1]} times the height", against="the lowest", wanted=FLAT,
+        yield Row(what=f"job, peak at {TIMES[-1]} times the height", against="the lowest", wanted=FLAT,
                   at_most=True, ratios=tuple(high / low for high, low in zip(highest, lowest, strict=True)),
                   ours=statistics.median(highest), theirs=statistics.median(lowest), unit="MB")
 
@@ -142,13 +144,13 @@ class Bench:
         figures = _in_turns({name: self._process(python, {
             "task": name, "network": "small", "image": str(_image(scene)), "out": str(outputs[name])})
             for name, python in pythons.items()}, self.settings.repetitions)
-        what = "small network, cpu, {} x {} px".format(*shape)
+        what = "small, cpu, {} x {}".format(*shape)
         rates = {name: [shape[0] * shape[1] / 1e3 / each["seconds"] for each in found]
                  for name, found in figures.items()}
         peaks = {name: [each["mb"] for each in found] for name, found in figures.items()}
         for name in list(pythons)[1:]:
             yield versus(f"{what}, speed", RIVALS[name], None, rates["ours"], rates[name], "kpx/s")
-            yield Row(what=f"{what}, peak memory, over ours", against=RIVALS[name], wanted=None, unit="MB",
+            yield Row(what=f"{what}, peak, over ours", against=RIVALS[name], wanted=None, unit="MB",
                       ratios=tuple(theirs / own for theirs, own in zip(peaks[name], peaks["ours"], strict=True)),
                       ours=statistics.median(peaks["ours"]), theirs=statistics.median(peaks[name]))
             same = np.mean(np.load(outputs["ours"]) == np.load(outputs[name]))
