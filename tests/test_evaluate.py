@@ -97,7 +97,7 @@ def test_folds_are_pooled_and_every_group_is_scored_once(folds: list[str], workd
                                                           for one in found["folds"].values()))
     assert sorted(found["groups"]) == sorted({scene.group for scene in store.scenes.values()})
     assert found["intervals"] is None
-    assert any("3 groups" in note for note in found["notes"])
+    assert any("in 3 groups" in note for note in found["notes"])
 
 
 def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path, store: Store, tmp_path: Path) -> None:

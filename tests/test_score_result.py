@@ -1,19 +1,23 @@
 """What follows from counts by scene: groups, areas, intervals over groups, pooled folds; and the sample's honesty."""
 
+import json
 from dataclasses import replace
+from io import StringIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console, RenderableType
 
 from patchstore import CELL
 from swath import bootstrap, metrics, score
-from swath.config import Config, ScoreConfig
+from swath.config import Config, PatchesConfig, ScoreConfig
 from swath.errors import DataError
 from swath.metrics import Counts
 from swath.protocol import Protocol
 from swath.result import Score, pool
+from swath.score_tables import groups_table, score_table
 from swath.split import Split
 
 CLASSES = ("field", "water", "road")
@@ -69,7 +73,7 @@ def test_intervals_need_five_groups_and_say_so() -> None:
     counts = random_counts(8)
     few = score_of(counts, groups=list("aabbccdd"))
     assert few.intervals is None
-    assert any("no intervals: the split has 4 groups" in note for note in few.notes)
+    assert any("no intervals: the split has scored pixels in 4 groups" in note for note in few.notes)
     assert few.to_json()["intervals"] is None
     many = score_of(counts, groups=list("abcdefgh"))
     assert many.intervals is not None
@@ -78,10 +82,73 @@ def test_intervals_need_five_groups_and_say_so() -> None:
     assert many.intervals == score_of(counts, groups=list("abcdefgh")).intervals  # the same draws each time
 
 
+def test_groups_without_a_scored_pixel_are_not_drawn() -> None:
+    counts = random_counts(8)
+    counts[4:] = 0
+    few = score_of(counts, groups=list("abcdefgh"))
+    assert few.intervals is None
+    assert any("in 4 groups" in note for note in few.notes)
+    counts = random_counts(8)
+    alone = score_of(counts[:6], groups=list("abcdef")).intervals
+    counts[6:] = 0
+    assert score_of(counts, groups=list("abcdefgh")).intervals == alone
+
+
+def test_a_class_has_an_interval_where_five_groups_have_it() -> None:
+    counts = random_counts(7)
+    counts[4:, 2] = 0  # road is in four groups
+    found = score_of(counts, groups=list("abcdefg"))
+    assert found.intervals is not None
+    assert [one is None for one in found.intervals.iou] == [False, False, True]
+    counts = random_counts(7)
+    counts[5:, 2] = 0
+    assert None not in score_of(counts, groups=list("abcdefg")).intervals.iou  # type: ignore[union-attr]
+
+
+def test_what_is_left_out_wholly_is_in_no_mean() -> None:
+    """A class of which no pixel is covered, though it is predicted elsewhere; then all of them."""
+    left_out = replace(PROTOCOL, uncovered="out", overlap=None, symmetries=None)
+    counts = np.zeros((6, 3, 3 + metrics.EXTRA), np.int64)
+    counts[..., :3] = random_counts(6)
+    counts[:, 2, 3] = counts[:, 2, :3].sum(axis=-1)
+    counts[:, 2, :3] = 0
+    found = replace(score_of(random_counts(6), groups=list("abcdef"), protocol=left_out), counts=Counts(counts))
+    assert found.miou == pytest.approx(np.mean([found.iou["field"], found.iou["water"]]))
+    assert found.iou["road"] is None
+    assert found.intervals is not None
+    assert found.intervals.iou[2] is None
+    assert found.intervals.miou.low < found.miou < found.intervals.miou.high
+    assert any(note.startswith("no labelled pixel of road has a prediction") for note in found.notes)
+    assert "not covered" in printed(score_table(found))
+    nothing = replace(found, counts=Counts(np.zeros_like(counts)), pixel_m2=(0.25, 1.0, 1.0, 1.0, 1.0, 1.0))
+    assert nothing.intervals is None
+    assert json.loads(json.dumps(nothing.to_json(), allow_nan=False))["miou_by_area"] is None
+
+
+def test_tables_count_in_plain_words_and_put_what_has_no_score_last() -> None:
+    counts = random_counts(3)
+    counts[0] = 0
+    found = score_of(counts, groups=list("abc"))
+    assert [line.split()[1] for line in printed(groups_table(found)).splitlines()[4:7]][-1] == "a"
+    assert "of 1 scene in 1 group," in printed(score_table(score_of(counts[1:2], groups=["b"])))
+
+
+def printed(table: RenderableType) -> str:
+    out = Console(width=200, file=StringIO())
+    out.print(table)
+    return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_all_rates_are_recorded_by_class() -> None:
+    found = score_of(random_counts(2), groups=list("ab"))
+    for what in ("precision", "recall"):
+        assert {found.numbers()[f"val/{what}/{name}"] for name in CLASSES} == set(getattr(found, what).values())
+
+
 def test_an_interval_is_that_of_a_plain_bootstrap() -> None:
     counts = random_counts(12, seed=3)
     present = np.ones(3, bool)
-    found = bootstrap.intervals(counts, present)
+    found = bootstrap.intervals(counts)
     assert found is not None
     generator = np.random.default_rng(99)
     drawn = [counts[generator.integers(0, 12, 12)].sum(axis=0) for _ in range(2000)]
@@ -109,7 +176,8 @@ def test_scenes_of_a_group_say_less_than_as_many_groups() -> None:
 def test_folds_are_one_score_of_all_their_counts() -> None:
     counts = random_counts(6)
     folds = [score_of(counts[:3], groups=list("abc")),
-             score_of(counts[3:], groups=list("def"), protocol=replace(PROTOCOL, cells="others"))]
+             replace(score_of(counts[3:], groups=list("def"), protocol=replace(PROTOCOL, cells="others")),
+                     scenes=("s3", "s4", "s5"))]
     pooled = pool(folds)
     assert pooled.miou == metrics.mean_iou(counts.sum(axis=0), np.ones(3, bool))
     assert sorted(pooled.by_group) == list("abcdef")
@@ -119,6 +187,27 @@ def test_folds_are_one_score_of_all_their_counts() -> None:
         other = replace(folds[1], protocol=replace(PROTOCOL, **change))  # type: ignore[arg-type]
         with pytest.raises(DataError, match=next(iter(change))):
             pool([folds[0], other])
+
+
+def test_a_scene_of_two_folds_is_one_scene() -> None:
+    """Folds of blocks: each has a part of every scene, here with pixels that a map leaves out."""
+    protocol = replace(PROTOCOL, uncovered="wrong", overlap=None, symmetries=None)
+    counts = np.zeros((2, 3, 3, 3 + metrics.EXTRA), np.int64)
+    counts[..., :3] = random_counts(6).reshape(2, 3, 3, 3)
+    counts[..., 0, 3] = [[5, 0, 7], [11, 0, 0]]
+    names = (("s0", "s1", "s2"), ("s2", "s1", "s3"))
+    folds = [replace(score_of(each[..., :3], groups=list("abc"), protocol=replace(protocol, cells=f"c{fold}")),
+                     counts=Counts(each), scenes=names[fold], groups=tuple(name.replace("s", "g") for name in
+                                                                           names[fold]))
+             for fold, each in enumerate(counts)]
+    pooled = pool(folds)
+    assert pooled.scenes == ("s0", "s1", "s2", "s3")
+    assert pooled.groups == ("g0", "g1", "g2", "g3")
+    assert pooled.uncovered == {"s0": 5, "s2": 18}
+    assert sum(one.scenes for one in pooled.by_group.values()) == 4
+    np.testing.assert_array_equal(pooled.pooled.array, counts.sum(axis=(0, 1)))
+    with pytest.raises(DataError, match="without"):
+        pool([folds[0], replace(folds[1], without=("road",))])
 
 
 SIDE, SCENES, K = 2048, 16, 4
@@ -164,5 +253,6 @@ def test_the_samples_estimate_is_unbiased_and_its_error_honest(
     assert abs(miou.mean() - truth) < 2 * miou.std(ddof=1) / np.sqrt(len(miou))
     assert 0.8 < miou.std(ddof=1) / se.mean() < 1.25
     assert 0.9 < np.mean(np.abs(miou - truth) < 1.96 * se) < 0.99
-    again = score.sample(store, split, "val", config)  # type: ignore[arg-type]
-    assert again.regions == score.sample(store, split, "val", config, seed=0).regions  # type: ignore[arg-type]
+    twice = [score.sample(store, split, "val", replace(config, patches=PatchesConfig(size=size)))  # type: ignore[arg-type]
+             for size in (64, 512)]
+    assert twice[0].regions == twice[1].regions != drawn.regions  # the same for all, and not that of every seed

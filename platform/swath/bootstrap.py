@@ -35,18 +35,25 @@ class Intervals:
     """Of a score, over groups."""
 
     groups: int
+    """Those that have scored pixels."""
     miou: Interval
     iou: tuple[Interval | None, ...]
-    """By class; none where the split's labels do not have it. A class that few groups have is missing in some draws:
+    """By class; none where fewer than five groups have labels of it. A class that few have is missing in some draws:
     its interval is that of the others."""
 
 
-def intervals(counts_GKP: NDArray[np.int64], present_K: NDArray[np.bool_]) -> Intervals | None:
+def scored_groups(counts_GKP: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which groups have scored pixels (G,): what has none says nothing, and is not drawn."""
+    return np.asarray(counts_GKP.sum(axis=(1, 2)) > 0)
+
+
+def intervals(counts_GKP: NDArray[np.int64]) -> Intervals | None:
     """95 % intervals of the mean IoU and of each class's, from the counts of each group, (G, K, K) or (G, K, K + 1).
 
-    A draw takes G groups with replacement and is scored as the split is: the mean is over the classes that its labels
-    have. None for fewer than five groups.
+    A draw takes as many groups as have scored pixels, with replacement, and is scored as the split is: the mean is over
+    the classes that its labels have. None for fewer than five such groups.
     """
+    counts_GKP = counts_GKP[scored_groups(counts_GKP)]
     groups = len(counts_GKP)
     if groups < LEAST:
         return None
@@ -54,11 +61,11 @@ def intervals(counts_GKP: NDArray[np.int64], present_K: NDArray[np.bool_]) -> In
     right_GK, labels_GK, predicted_GK = metrics.totals(counts_GKP)
     right_DK, labels_DK, predicted_DK = (drawn_DG @ n_GK for n_GK in (right_GK, labels_GK, predicted_GK))
     iou_DK = metrics.ratio(right_DK, labels_DK + predicted_DK - right_DK)
-    there_DK = (labels_DK > 0) & present_K
-    scored_D = there_DK.any(axis=1)  # a draw of groups without a label has no score
-    miou_D = metrics.ratio(np.where(there_DK, iou_DK, 0).sum(axis=1)[scored_D], there_DK.sum(axis=1)[scored_D])
+    there_DK = labels_DK > 0  # each draw has some: its groups have scored pixels
+    miou_D = metrics.ratio(np.where(there_DK, iou_DK, 0).sum(axis=1), there_DK.sum(axis=1))
+    enough_K = (labels_GK > 0).sum(axis=0) >= LEAST
     return Intervals(groups=groups, miou=_interval(miou_D), iou=tuple(
-        _interval(iou_DK[there_DK[:, k], k]) if present_K[k] else None for k in range(len(present_K))))
+        _interval(iou_DK[there_DK[:, k], k]) if enough else None for k, enough in enumerate(enough_K)))
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

@@ -138,7 +138,8 @@ def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", 
         raise ConfigError(f"run {twice[0]} is given twice; give each fold's run once")
     found = {run: find(run, wanted.workdir, wanted.uri) for run in runs}
     grounds = {run: _ground_of(trained, wanted.split, store_uri) for run, (trained, _) in found.items()}
-    protocol.check_poolable([ground.protocol() for ground in grounds.values()])
+    protocol.check_poolable([ground.protocol() for ground in grounds.values()],
+                            [ground.config.score.without for ground in grounds.values()])
     for (one, ground), (other, others) in combinations(grounds.items(), 2):
         _refuse_shared_ground(one, ground, other, others)
     each = {run: _evaluate(run, run_id, trained, grounds[run], wanted, device)

@@ -55,12 +55,13 @@ class Protocol:
         return json.dumps(asdict(self), indent=2)
 
 
-def check_poolable(protocols: Sequence[Protocol]) -> None:
+def check_poolable(protocols: Sequence[Protocol], without: Sequence[tuple[str, ...]]) -> None:
     """Raise DataError where scores were not taken in the same way, of different cells of one store: their counts cannot
-    be pooled."""
-    for other in protocols[1:]:
+    be pooled. `without`: the classes that the second mean of each leaves out."""
+    for other, left in zip(protocols[1:], without[1:], strict=True):
         differing = [field.name for field in fields(Protocol) if field.name not in ("cells", "classes")
                      and getattr(other, field.name) != getattr(protocols[0], field.name)]
+        differing += ["without"] * (set(left) != set(without[0]))
         if differing:
             raise DataError(f"the scores differ in {', '.join(differing)}, so they cannot be pooled; give runs of one "
                             "store that are scored in one way")

@@ -74,6 +74,12 @@ class Score:
         return self.pooled.scored(self.uncovered_as)
 
     @property
+    def scored_classes(self) -> NDArray[np.bool_]:
+        """Classes with scored pixels: those that the labels have, but for one that a map does not cover at all where
+        uncovered pixels are left out. The mean is over these."""
+        return np.asarray(self.scored.sum(axis=1) > 0)
+
+    @property
     def pixels(self) -> int:
         """Pixels that were scored."""
         return int(self.scored.sum())
@@ -86,12 +92,12 @@ class Score:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that the split's labels have."""
-        return metrics.mean_iou(self.scored, self.present_K)
+        """Mean IoU over the classes that have scored pixels; nan where no pixel is scored."""
+        return metrics.mean_iou(self.scored, self.scored_classes)
 
     @property
     def iou(self) -> dict[str, float | None]:
-        """IoU by class; none for a class without labels in the split."""
+        """IoU by class; none for a class without scored pixels; so in all by class."""
         return self._by_class(metrics.iou(self.scored))
 
     @property
@@ -101,12 +107,12 @@ class Score:
 
     @property
     def recall(self) -> dict[str, float | None]:
-        """Recall by class; none for a class without labels in the split."""
+        """Recall by class."""
         return self._by_class(metrics.recall(self.scored))
 
     @property
     def f1(self) -> dict[str, float | None]:
-        """F1 (Dice) by class; none for a class without labels in the split."""
+        """F1 (Dice) by class."""
         return self._by_class(metrics.f1(self.scored))
 
     @property
@@ -140,7 +146,7 @@ class Score:
         """Mean IoU of square metres in place of pixels, where `by_area` has them."""
         if self.by_area is None:
             return None
-        return metrics.mean_iou(self.by_area.scored(self.uncovered_as), self.present_K)
+        return metrics.mean_iou(self.by_area.scored(self.uncovered_as), self.scored_classes)
 
     @cached_property
     def by_group(self) -> dict[str, GroupScore]:
@@ -155,14 +161,19 @@ class Score:
 
     @cached_property
     def intervals(self) -> Intervals | None:
-        """95 % intervals by bootstrap over groups; none where there are fewer than five."""
-        return bootstrap.intervals(self._scored_by_group(), self.present_K)
+        """95 % intervals by bootstrap over groups; none where fewer than five have scored pixels."""
+        return bootstrap.intervals(self._scored_by_group())
 
     @property
     def unexpected(self) -> list[str]:
         """Classes that are predicted though the split's labels never have them."""
         predicted_K = self.confusion.sum(axis=0) > 0
         return [name for name, p, q in zip(self.classes, predicted_K, self.present_K, strict=True) if p and not q]
+
+    @property
+    def unscored(self) -> list[str]:
+        """Classes that the split's labels have, but no scored pixel has."""
+        return [name for name, p, q in zip(self.classes, self.present_K, self.scored_classes, strict=True) if p and not q]
 
     @property
     def means(self) -> dict[str, float]:
@@ -172,14 +183,14 @@ class Score:
         every = {"mean": self.miou}
         if self.without:
             keep_K = np.array([name not in self.without for name in self.classes])
-            every[f"mean without {', '.join(self.without)}"] = metrics.mean_iou(self.scored, self.present_K & keep_K)
+            every[f"mean without {', '.join(self.without)}"] = metrics.mean_iou(self.scored, self.scored_classes & keep_K)
         if self.miou_by_area is not None:
             every["mean by area"] = self.miou_by_area
         labels_K = self.scored.sum(axis=1)
         commonest = int(labels_K.argmax())
         constant_KK = np.zeros_like(self.confusion)
         constant_KK[:, commonest] = labels_K
-        every[f"mean of {self.classes[commonest]} everywhere"] = metrics.mean_iou(constant_KK, self.present_K)
+        every[f"mean of {self.classes[commonest]} everywhere"] = metrics.mean_iou(constant_KK, self.scored_classes)
         return every
 
     @property
@@ -190,8 +201,11 @@ class Score:
         if 0 < unknown < len(self.pixel_m2):
             notes.append(f"{unknown} of {len(self.pixel_m2)} scenes have no pixel size in metres: no score by area")
         if self.intervals is None:
-            notes.append(f"no intervals: the split has {len(set(self.groups))} groups, and a bootstrap over fewer than "
-                         f"{bootstrap.LEAST} says nothing")
+            groups = int(bootstrap.scored_groups(self._scored_by_group()).sum())
+            notes.append(f"no intervals: the split has scored pixels in {groups} group{'s' * (groups != 1)}, and a "
+                         f"bootstrap over fewer than {bootstrap.LEAST} says nothing")
+        if self.unscored:
+            notes.append(f"no labelled pixel of {', '.join(self.unscored)} has a prediction: the mean leaves it out")
         if self.unexpected:
             notes.append(f"predicted, though the split's labels never have it: {', '.join(self.unexpected)}")
         fate = "they are left out" if self.uncovered_as == "out" else "they count as wrong"
@@ -200,13 +214,14 @@ class Score:
         return tuple(notes)
 
     def numbers(self) -> dict[str, float | None]:
-        """The score as metrics of a record, after val/ or test/: miou, accuracy, boundary_miou, and iou, f1 and
-        boundary_iou by class; with intervals, miou_low and miou_high; with areas, miou_by_area."""
+        """The score as metrics of a record, after val/ or test/: miou, accuracy, boundary_miou, and iou, precision,
+        recall, f1 and boundary_iou by class; with intervals, miou_low and miou_high; with areas, miou_by_area."""
         of_all = {"miou": self.miou, "accuracy": self.accuracy, "boundary_miou": self.boundary_miou,
                   "miou_by_area": self.miou_by_area}
         if self.intervals is not None:
             of_all |= {"miou_low": self.intervals.miou.low, "miou_high": self.intervals.miou.high}
-        by_class = {"iou": self.iou, "f1": self.f1, "boundary_iou": self.boundary_iou}
+        by_class = {"iou": self.iou, "precision": self.precision, "recall": self.recall, "f1": self.f1,
+                    "boundary_iou": self.boundary_iou}
         every = of_all | {f"{what}/{name}": value for what, values in by_class.items()
                           for name, value in values.items()}
         return {f"{self.protocol.split}/{name}": value for name, value in every.items()}
@@ -218,7 +233,7 @@ class Score:
             "split": self.protocol.split, "protocol": self.protocol.digest(), "ground": self.protocol.ground(),
             "miou": _plain(self.miou), "iou": self.iou, "precision": self.precision, "recall": self.recall,
             "f1": self.f1, "accuracy": _plain(self.accuracy), "boundary_iou": self.boundary_iou,
-            "boundary_miou": _plain(self.boundary_miou), "miou_by_area": self.miou_by_area,
+            "boundary_miou": _plain(self.boundary_miou), "miou_by_area": _plain(self.miou_by_area),
             "confusion": self.confusion.tolist(), "pixels": self.pixels, "ignored": self.ignored,
             "uncovered": self.uncovered, "unexpected": self.unexpected,
             "means": {name: _plain(value) for name, value in self.means.items()},
@@ -240,26 +255,31 @@ class Score:
 
     def _by_class(self, values_K: NDArray[np.float64]) -> dict[str, float | None]:
         return {name: _plain(float(value)) if present else None
-                for name, value, present in zip(self.classes, values_K, self.present_K, strict=True)}
+                for name, value, present in zip(self.classes, values_K, self.scored_classes, strict=True)}
 
 
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _plain(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def pool(scores: Sequence[Score]) -> Score:
-    """One score of the counts of several, of a model for each of them (the folds of a cross-validation).
+    """One score of the counts of several, of a model for each of them (the folds of a cross-validation); a scene that
+    is in several of them has the counts of all.
 
     Raises DataError when they were not taken in the same way. That they share no pixel is the caller's affair.
     """
-    first = scores[0].protocol
-    check_poolable([score.protocol for score in scores])
+    first = scores[0]
+    check_poolable([score.protocol for score in scores], [score.without for score in scores])
     present_K = np.logical_or.reduce([score.present_K for score in scores])
-    classes = tuple(name for name, present in zip(scores[0].classes, present_K, strict=True) if present)
+    classes = tuple(name for name, present in zip(first.classes, present_K, strict=True) if present)
     cells = digest({"cells": sorted(score.protocol.cells for score in scores)})
+    about = {scene: (group, size) for score in scores
+             for scene, group, size in zip(score.scenes, score.groups, score.pixel_m2, strict=True)}
+    place = {scene: index for index, scene in enumerate(about)}
+    counts_RKQ = np.zeros((len(about), *first.counts.array.shape[1:]), np.int64)
+    for score in scores:
+        counts_RKQ[[place[scene] for scene in score.scenes]] += score.counts.array  # each has a scene once
     return replace(
-        scores[0], scenes=tuple(s for score in scores for s in score.scenes),
-        groups=tuple(g for score in scores for g in score.groups),
-        pixel_m2=tuple(m for score in scores for m in score.pixel_m2),
-        counts=Counts(np.concatenate([score.counts.array for score in scores])), present_K=present_K,
-        ignored=sum(score.ignored for score in scores), protocol=replace(first, cells=cells, classes=classes))
+        first, scenes=tuple(about), groups=tuple(group for group, _ in about.values()),
+        pixel_m2=tuple(size for _, size in about.values()), counts=Counts(counts_RKQ), present_K=present_K,
+        ignored=sum(score.ignored for score in scores), protocol=replace(first.protocol, cells=cells, classes=classes))

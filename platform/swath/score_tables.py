@@ -1,7 +1,7 @@
 """What a person sees of a score: tables by class, by group, by fold, and of the ledger."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, isnan
 
 from rich.console import Group
 from rich.markup import escape
@@ -17,15 +17,17 @@ _MOST_GROUPS = 20
 def score_table(score: Score) -> Group:
     """A table of a score by class, with intervals where there are any; below it other means, and the pixel accuracy."""
     spread = score.intervals
-    table = Table(title=f"{score.protocol.split}: {score.pixels:,} pixels of {len(score.scenes)} scenes in "
-                  f"{len(score.by_group)} groups, {score.ignored:,} ignored", title_justify="left")
+    scenes, groups = (f"{count} {noun}{'s' * (count != 1)}"
+                      for count, noun in ((len(score.scenes), "scene"), (len(score.by_group), "group")))
+    table = Table(title=f"{score.protocol.split}: {score.pixels:,} pixels of {scenes} in {groups}, "
+                  f"{score.ignored:,} ignored", title_justify="left")
     table.add_column("class")
     for name in ("share", "IoU", *(["95 %"] if spread else []), "prec.", "recall", "F1", "boundary"):
         table.add_column(name, justify="right", no_wrap=True)
     labels_K = score.scored.sum(axis=1)
     for k, (name, iou) in enumerate(score.iou.items()):
         if iou is None:
-            table.add_row(escape(name), "–", "no labels")
+            table.add_row(escape(name), "–", "not covered" if name in score.unscored else "no labels")
             continue
         between = [_between(spread.iou[k])] if spread else []
         table.add_row(escape(name), f"{labels_K[k] / max(1, labels_K.sum()):.1%}", _number(iou), *between,
@@ -39,8 +41,8 @@ def score_table(score: Score) -> Group:
 
 
 def groups_table(score: Score) -> Table:
-    """A table of a score by group, the worst first; of many groups the worst twenty."""
-    ranked = sorted(score.by_group.items(), key=lambda item: (item[1].miou, item[0]))
+    """A table of a score by group, the worst first and those without a score last; of many groups the worst twenty."""
+    ranked = sorted(score.by_group.items(), key=lambda item: (isnan(item[1].miou), item[1].miou, item[0]))
     shown = ranked[:_MOST_GROUPS]
     few = f"the worst {len(shown)} of {len(ranked)} groups" if len(shown) < len(ranked) else "groups"
     table = Table(title=few, title_justify="left")
