@@ -19,10 +19,14 @@ import patchstore
 import recipes
 from conftest import DATA
 from patchstore import ClassInfo, MaskCoding, SceneSource, Store
+from patchstore.class_raster import span
 from patchstore.errors import SourceError
+from patchstore.grid import Grid
+from patchstore.legends import Header
 from swath import foreign, ingest
 from swath.errors import ConfigError, DataError
 from swath.foreign import Maps
+from swath.foreign_files import Finder
 from swath.maps import quicklook, write_map
 from swath.score import NOTHING, Region
 from test_ingest import write
@@ -104,7 +108,7 @@ def test_a_map_of_our_own_comes_back_exactly(tmp_path: Path, store: Store) -> No
                for rows, cols in (((0, 320), (0, 320)), ((64, 320), (128, 192)), ((250, 259), (1, 2)))]
     for there, found in zip(regions, read(maps, regions)):
         np.testing.assert_array_equal(found, written[there.scene][slice(*there.rows), slice(*there.cols)])
-    assert maps.notes == ("6 pictures beside a raster of the same name were left out",
+    assert maps.notes == ("6 pictures beside a raster of the same name left out",
                           "6 scenes: each from the file of its name, on its grid",
                           "values of 6 maps: by the names in the file")
 
@@ -166,7 +170,7 @@ def test_tiles_fill_what_earlier_ones_leave_and_their_disagreements_are_counted(
         expected = np.where(expected == NOTHING, there, expected)
     maps = opened(tmp_path, scenes, ["a", "c"])
     assert "no file serves c: all of their pixels are uncovered" in maps.notes
-    assert "1 rasters serve none of the scenes: far.tif" in maps.notes
+    assert "not used, as no scene of the split needs it: 1 raster (far.tif)" in maps.notes
     assert ("a: from 3 files on its ground (t1.tif, t2.tif, t3.tif), 3 of them warped to its grid (nearest)"
             in maps.notes)
     found, nothing = read(maps, [region("a"), region("c")])
@@ -217,7 +221,7 @@ def test_tiles_of_another_date_are_not_taken(tmp_path: Path, scenes: Store) -> N
     np.testing.assert_array_equal(only(tmp_path, scenes), np.concatenate([values[:35], np.full((35, 90), NOTHING)]))
     for path in (*tmp_path.glob("a_[01].tif"), tmp_path / "aa.tif"):
         path.unlink()
-    with pytest.raises(DataError, match="none of its 2 rasters has the name of one of the scenes"):
+    with pytest.raises(DataError, match="2 rasters, none with the name of one of the scenes"):
         opened(tmp_path, scenes)
 
 
@@ -227,16 +231,69 @@ def test_a_scene_without_a_place_is_served_by_its_name_and_shape_alone(tmp_path:
     np.testing.assert_array_equal(only(tmp_path, scenes, "d"), values)
     maps = opened(write(tmp_path / "place" / "a.png", values), scenes)
     np.testing.assert_array_equal(read(maps, [region("a")])[0], values)
-    assert maps.notes[0] == "1 scenes: each from the file of its name, pixel by pixel, as it has no georeference"
+    assert maps.notes[0] == "1 scene: each from the file of its name, pixel by pixel, as it has no georeference"
     write(tmp_path / "small" / "d.png", values[1:])
     with pytest.raises(SourceError, match=r"d\.png: is 69 x 90 pixels .* its image d is 70 x 90; it cannot be aligned"):
         opened(tmp_path / "small", scenes, ["d"])
     write(tmp_path / "two" / "d_1.png", values)
     write(tmp_path / "two" / "d_2.png", values)
-    with pytest.raises(DataError, match=r"d_1\.png, .*d_2\.png have the name of scene d, which has no CRS"):
+    with pytest.raises(DataError, match=r"d_1\.png, .*d_2\.png have the name of scene d, but it has no CRS"):
         opened(tmp_path / "two", scenes, ["d"])
-    with pytest.raises(DataError, match=r"none of its 1 rasters has the name of one of the scenes \(d\)"):
+    for name in ("a_pred.png", "a_prob.png"):
+        write(tmp_path / "bare" / name, values)
+    with pytest.raises(DataError, match=r"a_pred\.png, .*a_prob\.png have the name of scene a, but have no georef"):
+        opened(tmp_path / "bare", scenes)
+    write(tmp_path / "bare" / "a_0.tif", values, crs=UTM, transform=PLACE)  # now there is a tile; the others are named
+    assert ("not used, as no scene of the split needs it: 2 rasters (a_pred.png, a_prob.png)"
+            in opened(tmp_path / "bare", scenes).notes)
+    with pytest.raises(DataError, match=r"1 raster, none with the name of one of the scenes \(d\)"):
         opened(write(tmp_path / "other" / "x.png", values), scenes, ["d"])
+
+
+def test_maps_of_scenes_outside_the_split_are_not_spoken_of(tmp_path: Path, scenes: Store) -> None:
+    for name in ("a", "a_b", "c_pred", "sketch"):
+        scene = scenes.scenes[name.removesuffix("_pred").replace("sketch", "c")]
+        assert scene.transform is not None
+        write(tmp_path / f"{name}.tif", classes_of(), crs=UTM, transform=Affine(*scene.transform))
+    (note,) = (note for note in opened(tmp_path, scenes).notes if note.startswith("not used"))
+    assert note.endswith("1 raster (sketch.tif)")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from([UTM, "EPSG:32633", "EPSG:4326"]), st.floats(-200, 200),
+                          st.floats(-200, 200), st.floats(0, 360), st.integers(1, 80)), min_size=1, max_size=6))
+def test_the_search_by_bounds_finds_what_a_look_at_every_file_finds(
+        scenes: Store, files: list[tuple[str, float, float, float, int]]) -> None:
+    scene = scenes.scenes["a"]
+    grid = Grid.described("a", scene.shape, scene.crs, scene.transform)
+    headers = {}
+    for number, (crs, row, col, angle, side) in enumerate(files):
+        x, y = reproject(UTM, crs, [500_000 + col / 2], [5_800_000 - row / 2])
+        size = 5e-6 if crs == "EPSG:4326" else 0.5
+        place = Affine.translation(x[0], y[0]) @ Affine.rotation(angle) @ Affine.scale(size, -size)
+        there = Grid(path=Path(f"f{number}.tif"), shape=(side, side), crs=CRS.from_string(crs), transform=place)
+        headers[there.path] = Header(grid=there, dtypes=("uint8",), nodata=None, names={}, palette={})
+    found = Finder(Path(), scenes, headers).of("a", grid)
+    near = [header.path for header, _ in found]
+    assert near == sorted(near)
+    for path, header in headers.items():
+        assert path in near or not overlaps(header.grid, scene)
+        assert path not in near or span(header.grid, grid) is not None
+
+
+def overlaps(grid: Grid, scene: patchstore.Scene) -> bool:
+    """Whether the centre of a pixel of the scene lies in a file."""
+    assert grid.crs is not None
+    assert grid.transform is not None
+    return bool((nearest(np.zeros(grid.shape, np.uint8), grid.crs, grid.transform, scene) == 0).any())
+
+
+def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path, scenes: Store) -> None:
+    path = write(tmp_path / "a.tif", classes_of(), **GEO)
+    every = {"0": "water", "1": "land", "2": "road"}
+    np.testing.assert_array_equal(only(path, scenes, **every, **{"01": "land"}), classes_of())
+    with pytest.raises(SourceError, match=r"a\.tif: 01 stands for its value 1, to which another entry"):
+        only(path, scenes, **every, **{"01": "water"})
 
 
 def test_what_is_no_map_of_a_scene_is_refused(tmp_path: Path, scenes: Store) -> None:
@@ -267,7 +324,7 @@ def test_numbers_of_every_type_are_classes(tmp_path: Path, scenes: Store, dtype:
         values[6, :9], expected[6, :9] = np.nan, NOTHING
     path = write(tmp_path / "a.tif", values, nodata=nodata, **GEO)
     np.testing.assert_array_equal(only(path, scenes), expected)
-    assert opened(path, scenes).notes[-1] == ("values of 1 maps: taken for class indices, as the file names no classes "
+    assert opened(path, scenes).notes[-1] == ("values of 1 map: taken for class indices, as the file names no classes "
                                               "(0 water, 1 land, 2 road)")
 
 
@@ -286,7 +343,7 @@ def test_colours_of_the_classes_are_classes(tmp_path: Path, scenes: Store, layou
             bands = np.concatenate([bands, opacity[None]])
         path = write(tmp_path / "a.png", bands)
     np.testing.assert_array_equal(only(path, scenes), expected)
-    assert opened(path, scenes).notes[-1] == "values of 1 maps: by the classes' colours"
+    assert opened(path, scenes).notes[-1] == "values of 1 map: by the classes' colours"
 
 
 @pytest.mark.parametrize("where", ["tag", "categories", "vrt"])

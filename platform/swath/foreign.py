@@ -20,7 +20,7 @@ from patchstore.class_raster import ClassRaster
 from patchstore.grid import Grid, misfit
 from patchstore.legends import Header, Legend, read_header, read_legend
 from swath.errors import ConfigError, DataError
-from swath.foreign_files import Finder, find_files, listed
+from swath.foreign_files import Finder, find_files, listed, several
 from swath.score import NOTHING, Region
 
 Range = tuple[int, int]
@@ -82,12 +82,14 @@ class Maps:
                           for header, (rows, cols) in found)
             served[name] = _Served(grid=grid, parts=parts)
         if not legends:
-            raise DataError(f"{path}: none of its {len(files)} rasters has the name of one of the scenes "
-                            f"({listed(list(served))}), or a CRS and lies on the ground of one that has such too")
+            raise DataError(f"{path}: {several(len(files), 'raster')}, none with the name of one of the scenes "
+                            f"({listed(list(served))}), or with a CRS and on the ground of one that has such too")
         notes += [*_served_notes(served), *_legend_notes(legends, store.classes)]
-        unused = [file for file in files if file not in legends]
+        elsewhere = finder.of_others(served)
+        unused = [file.name for file in files if file not in legends and file not in elsewhere]
         if unused:
-            notes.append(f"{len(unused)} rasters serve none of the scenes: {listed([f.name for f in unused])}")
+            notes.append(f"not used, as no scene of the split needs it: {several(len(unused), 'raster')} "
+                         f"({listed(unused)})")
         return cls(served, store.classes, notes)
 
     @property
@@ -97,7 +99,7 @@ class Maps:
         pixels = Counter[str]()
         for region, count in self._disagreeing.items():
             pixels[region.scene] += count
-        return *self._notes, *(f"{scene}: its files disagree on {count:,} pixels, which have the class of the first "
+        return *self._notes, *(f"{scene}: its files disagree on {several(count, 'pixel')}, which have the class of the first "
                                "by name" for scene, count in sorted(pixels.items()) if count)
 
     def source(self, regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
@@ -200,7 +202,9 @@ def _served_notes(served: Mapping[str, _Served]) -> list[str]:
             notes.append(f"{scene}: from {len(files)} files on its ground ({listed([file.name for file in files])}), "
                          f"{warped or 'none'} of them warped to its grid (nearest)")
     absent = [scene for scene, found in served.items() if not found.parts]
-    return [*(f"{count} scenes: each from the file of its name, {how}" for how, count in sorted(alike.items())), *notes,
+    by_name = (f"{several(count, 'scene')}: each from the file of its name, {how}"
+               for how, count in sorted(alike.items()))
+    return [*by_name, *notes,
             *[f"no file serves {', '.join(absent)}: all of their pixels are uncovered"] * bool(absent)]
 
 
@@ -218,7 +222,7 @@ def _legend_notes(legends: Mapping[Path, Legend], classes: Sequence[ClassInfo]) 
             "indices": "taken for class indices, as the file names no classes "
                        f"({', '.join(f'{index} {info.name}' for index, info in enumerate(classes))})"}
     counts = Counter(legend.how for legend in legends.values())
-    notes = [f"values of {count} maps: {said[how]}" for how, count in sorted(counts.items())]
+    notes = [f"values of {several(count, 'map')}: {said[how]}" for how, count in sorted(counts.items())]
     clashes = sorted({(legend.nodata or 0, legend.clash) for legend in legends.values() if legend.clash})
     return notes + [f"nodata {nodata:g} of a map is the value of {name} too, and is taken for nothing; if it is that "
                     f"class, say so: --map-classes '{nodata:g}={name}'" for nodata, name in clashes]

@@ -173,7 +173,8 @@ class Score:
     @property
     def unscored(self) -> list[str]:
         """Classes that the split's labels have, but no scored pixel has."""
-        return [name for name, p, q in zip(self.classes, self.present_K, self.scored_classes, strict=True) if p and not q]
+        missed_K = self.present_K & ~self.scored_classes
+        return [name for name, missed in zip(self.classes, missed_K, strict=True) if missed]
 
     @property
     def means(self) -> dict[str, float]:
@@ -183,7 +184,8 @@ class Score:
         every = {"mean": self.miou}
         if self.without:
             keep_K = np.array([name not in self.without for name in self.classes])
-            every[f"mean without {', '.join(self.without)}"] = metrics.mean_iou(self.scored, self.scored_classes & keep_K)
+            every[f"mean without {', '.join(self.without)}"] = metrics.mean_iou(self.scored,
+                                                                                self.scored_classes & keep_K)
         if self.miou_by_area is not None:
             every["mean by area"] = self.miou_by_area
         labels_K = self.scored.sum(axis=1)

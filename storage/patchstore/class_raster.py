@@ -6,7 +6,7 @@ Legend: B bands; H, W rows and columns of a window; V known values; M points.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ _POINTS = 32
 class ClassRaster:
     """An open class raster on a scene's grid; one on another is warped there, to the nearest pixel.
 
-    Use it as a context manager. It is neither pickled nor shared by threads.
+    Whoever opens it closes it. It is neither pickled nor shared by threads.
     """
 
     def __init__(self, header: Header, legend: Legend, image: Grid, classes: Sequence[ClassInfo], nothing: int) -> None:
@@ -46,17 +46,6 @@ class ClassRaster:
         self._file = open_on(image, header.path, Resampling.nearest, align=True)
         masked = MaskFlags.per_dataset in self._file.source.mask_flag_enums[0]
         self._masked = masked and not self._file.warped
-
-    @property
-    def note(self) -> str:
-        """What was done to bring it to the grid; empty where it lies there."""
-        return self._file.note
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -144,6 +133,18 @@ def span(grid: Grid, image: Grid) -> tuple[Range, Range] | None:
         return (0, image.shape[0]), (0, image.shape[1])
     col_M, row_M = image.to_pixels(x_M, y_M)
     return _extent(row_M, col_M, image.shape)
+
+
+def bounds(grid: Grid, crs: CRS) -> tuple[float, float, float, float] | None:
+    """Left, bottom, right and top of a raster with CRS and transform in another CRS, as far as that has coordinates for
+    its edges; None where it has none. Edges are followed at 32 places each: where they bend, a little may lie outside.
+    Raises SourceError when the two CRS do not go together."""
+    x_M, y_M = _outline(grid, ((0, grid.shape[0]), (0, grid.shape[1])), crs)
+    there_M = np.isfinite(x_M) & np.isfinite(y_M)
+    if not there_M.any():
+        return None
+    x_M, y_M = x_M[there_M], y_M[there_M]
+    return float(x_M.min()), float(y_M.min()), float(x_M.max()), float(y_M.max())
 
 
 @lru_cache(maxsize=4096)

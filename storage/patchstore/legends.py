@@ -88,11 +88,12 @@ def read_legend(header: Header, classes: Sequence[ClassInfo], table: Mapping[str
     """What a raster's values mean. `table`: by a value, #RRGGBB or name of the file, the index of a class, or any other
     number for what is none.
 
-    Raises SourceError when the raster's bands are not those of a class map, and where no value is a class.
+    Raises SourceError when the raster's bands are not those of a class map, where no value is a class, and where the
+    table has two for one value.
     """
     _check_bands(header)
     how: How
-    of_table = {value: code for key, code in table.items() for value in header.values_of(key)}
+    of_table = _of_table(header, table)
     of_name = {info.name: index for index, info in enumerate(classes)}
     of_colour = _by_colour(classes)
     colours = {colour: colour for colour in of_colour} if header.coloured else header.palette
@@ -130,6 +131,17 @@ def _check_bands(header: Header) -> None:
     if np.dtype(header.dtypes[0]).kind not in "iuf":
         raise SourceError(f"{header.path}: a map holds the numbers of classes, but this is of {listed}; convert it "
                           "(gdal_translate -ot Byte)")
+
+
+def _of_table(header: Header, table: Mapping[str, int]) -> dict[int, int]:
+    """The table by values: several keys may stand for one (1, 01, its name, its colour), as long as they agree."""
+    codes: dict[int, int] = {}
+    for key, code in table.items():
+        for value in header.values_of(key):
+            if codes.setdefault(value, code) != code:
+                raise SourceError(f"{header.path}: {key} stands for its value {value}, to which another entry of the "
+                                  "table gives another class; leave one of them out of --map-classes")
+    return codes
 
 
 def _by_colour(classes: Sequence[ClassInfo]) -> dict[int, int]:
