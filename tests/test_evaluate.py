@@ -28,6 +28,7 @@ from swath.config import (
     PatchesConfig,
     ScoreConfig,
     SplitConfig,
+    TrackConfig,
     TrainConfig,
 )
 from swath.context import LocalContext
@@ -97,7 +98,21 @@ def test_folds_are_pooled_and_every_group_is_scored_once(folds: list[str], workd
                                                           for one in found["folds"].values()))
     assert sorted(found["groups"]) == sorted({scene.group for scene in store.scenes.values()})
     assert found["intervals"] is None
+    record = tracking.find(tracking.prepare(workdir).uri, found["run_id"])
+    assert (record.tags["swath.role"], record.tags["swath.runs"]) == ("folds", " ".join(folds))
+    assert record.tags["swath.protocol"] == found["protocol"]
+    assert record.metrics["val/miou"] == found["miou"]
     assert any("in 3 groups" in note for note in found["notes"])
+
+
+def test_each_fold_has_its_own_picture(folds: list[str], workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
+                                       ) -> None:
+    done = job_here("evaluate", *folds[:2], "--workdir", workdir, "--worst", 1, "--device", "cpu", "--json",
+                    "--pictures", tmp_path / "pictures")
+    drawn = {one["picture"] for one in last_json(done)["folds"].values()}
+    assert drawn == {str(path) for path in (tmp_path / "pictures").iterdir()}
+    assert len(drawn) == 2
+    assert done.stdout.count("picture ") == 2  # type: ignore[attr-defined]
 
 
 def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path, store: Store, tmp_path: Path) -> None:
@@ -109,6 +124,10 @@ def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path
     other = untrained(replace(config, score=replace(config.score, overlap=0.25)), store, tmp_path / "other")
     with pytest.raises(DataError, match="differ in overlap"):
         evaluate.cross_validate([folds[0], str(other)], Wanted(workdir=workdir))
+    less = untrained(replace(config, score=replace(config.score, without=(store.classes[0].name,))), store,
+                     tmp_path / "less")
+    with pytest.raises(DataError, match="differ in without"):
+        evaluate.cross_validate([folds[0], str(less)], Wanted(workdir=workdir))
     with pytest.raises(ConfigError, match="given twice"):
         evaluate.cross_validate([folds[0], folds[0]], Wanted(workdir=workdir))
 
@@ -179,6 +198,55 @@ def test_a_map_is_scored_on_a_runs_own_split(store: Store, dataset: Path, folds:
     assert found["pixels"] == splits.class_pixels(store, ground, "val").sum()
 
 
+def test_a_recipes_fields_and_a_file_say_how_a_map_is_scored(store: Store, dataset: Path, workdir: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch,
+                                                            job_here: Callable[..., Run]) -> None:
+    """Fold 1 of three, by a recipe's fields and by a file that names a tracking store; a folder of the recipe's name
+    is not taken for a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic").mkdir()
+    name = store.classes[-1].name
+    fields = ["--split.test-fraction", 0, "--split.folds", 3, "--split.fold", 1, "--score.without", name,
+              "--data.merge", f"rest={name}"]
+    arguments = ["evaluate", "--map", dataset / "masks", "--map-classes", f"{len(store.classes) - 1}=", "--json"]
+    wrong = job_here(*arguments[:1], "synthetic", *arguments[1:], "--data.store", store.uri, *fields)
+    assert "score.without must be some of the classes" in wrong.stderr  # type: ignore[attr-defined]
+    fields[7] = "rest"
+    by_fields = last_json(job_here(*arguments[:1], "synthetic", *arguments[1:], "--data.store", store.uri, *fields,
+                                   "--workdir", workdir))
+    ground = splits.divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
+    pixels = splits.class_pixels(store, ground, "val")
+    assert by_fields["pixels"] == pixels.sum()
+    assert by_fields["means"]["mean without rest"] == 1
+    assert sum(by_fields["uncovered"].values()) == pixels[-1]  # VALUE= is no class
+
+    config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=1),
+                           data=DataConfig(store=store.uri, merge=(f"rest={name}",)),
+                           track=TrackConfig(uri=tracking.prepare(workdir).uri))
+    (tmp_path / "mine.json").write_text(config.to_json())
+    by_file = last_json(job_here(*arguments, "--config", "mine.json", "--workdir", tmp_path / "elsewhere"))
+    assert (by_file["ground"], by_file["miou"]) == (by_fields["ground"], by_fields["miou"])
+    assert tracking.find(config.track.uri, by_file["run_id"]).metrics["val/miou"] == by_file["miou"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_map_that_covers_no_label_is_no_score(store: Store, dataset: Path, workdir: Path, tmp_path: Path,
+                                                job_here: Callable[..., Run]) -> None:
+    for path in (dataset / "masks").glob("*.tif"):
+        with rasterio.open(path) as file:
+            write(tmp_path / "maps" / path.name, np.zeros(file.shape, np.uint8), {**file.profile, "nodata": 0})
+    done = job_here("evaluate", "synthetic", "--map", tmp_path / "maps", "--data.store", store.uri, "--uncovered", "out",
+                    "--workdir", workdir)
+    assert done.returncode == 2  # type: ignore[attr-defined]
+    assert "not one labelled pixel of the val split" in done.stderr  # type: ignore[attr-defined]
+
+
+def test_nothing_is_drawn_for_nobody(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = untrained(configuration(store), store, tmp_path / "model")
+    monkeypatch.setattr(evaluate.worst, "draw", lambda *_: pytest.fail("drawn"))
+    assert evaluate.evaluate(str(model), Wanted(workdir=tmp_path, worst=4), device="cpu").picture is None
+
+
 def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
                                           ) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
@@ -187,6 +255,7 @@ def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path:
     found = [last_json(job_here(*arguments)) for _ in range(2)]
     assert [one["looks"] for one in found] == [0, 1]
     assert list((workdir / "artifacts").rglob(f"worst-test-{run}.png"))
+    assert list((workdir / "artifacts").rglob(f"{run}/artifacts/confusion-test.png"))
     again = configuration(store, patches=PatchesConfig(size=96))  # another model, the same ground
     other = untrained(again, store, tmp_path / "other")
     assert evaluate.evaluate(str(other), Wanted(split="test", workdir=workdir), device="cpu").looks == 2
@@ -236,7 +305,12 @@ def test_what_cannot_be_scored_is_refused_in_a_line(store: Store, workdir: Path,
             ([], "name a RUN"), (["synthetic", "--map", tmp_path / "no.tif"], "data.store"),
             (["nothing", "--map", tmp_path, "--data.store", store.uri], "no recipe 'nothing'"),
             (["synthetic", "--map", tmp_path, "--data.store", store.uri, "--map-classes", "1"], "VALUE=CLASS"),
-            (["a", "b", "--map", tmp_path], "one run or recipe"), (["a", "--worst", "-1"], "worst")):
+            (["a", "b", "--map", tmp_path], "one run or recipe"), (["--map", tmp_path], "one run or recipe"),
+            (["a", "--worst", "-1"], "worst"), (["a", "--worst", "65"], "from 0 to 64"),
+            (["a", "--uncovered", "out", "--map-classes", "1="], "--map-classes, --uncovered: only for a map"),
+            (["a", "--split.folds", "3"], "--split.*: only for a map"), (["a", "--ledger"], "--ledger lists"),
+            (["synthetic", "--map", tmp_path, "--ledger"], "--ledger lists"),
+            (["a", "--pictures", __file__], "is no folder that can be written to")):
         done = job_here("evaluate", *arguments, "--workdir", workdir)
         assert done.returncode == 2, done.stdout + done.stderr  # type: ignore[attr-defined]
         assert said in " ".join(done.stderr.split()), done.stderr  # type: ignore[attr-defined]

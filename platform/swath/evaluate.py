@@ -6,8 +6,8 @@ ledger before anything is predicted.
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -33,6 +33,9 @@ from swath.split import Split, SplitName
 from swath.tracking import Tracker
 from swath.worst import Worst
 
+_MOST_BLOCKS = 64
+"""Blocks that a picture has room for: each is a row of it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -44,13 +47,24 @@ class Wanted:
     uri: str = ""
     """Tracking store; empty: $MLFLOW_TRACKING_URI, or the default one."""
     worst: int = 0
-    """Blocks with most wrong pixels to draw."""
+    """Blocks with most wrong pixels to draw, at most 64."""
     pictures: Path | None = None
     """Folder for that picture; none: it goes to MLflow alone, where the score has a run."""
 
     def __post_init__(self) -> None:
-        if self.worst < 0:
-            raise ConfigError(f"worst must be 0 or more, got {self.worst}")
+        if not 0 <= self.worst <= _MOST_BLOCKS:
+            raise ConfigError(f"worst must be from 0 to {_MOST_BLOCKS}, got {self.worst}")
+
+    def make_folder(self) -> None:
+        """Make the folder of the picture. Raises ConfigError where it cannot be made, or nothing can be written."""
+        if self.pictures is None:
+            return
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.pictures).close()
+        except OSError as error:
+            raise ConfigError(f"pictures: {self.pictures} is no folder that can be written to ({error.strerror}); give "
+                              "another") from None
 
     def location(self) -> tracking.Location:
         """The tracking store. Raises ConfigError when it cannot be reached."""
@@ -78,8 +92,8 @@ class Folds:
 
     each: Mapping[str, Evaluation]
     """The evaluation of each run."""
-    pooled: Score
-    """The score of all their counts together."""
+    pooled: Evaluation
+    """The score of all their counts together; its run where all the runs were given by their ids."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,13 +131,15 @@ def locate(run: str, workdir: Path, uri: str = "") -> tuple[Path, str | None]:
 
 
 def evaluate(run: str, wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Evaluation:
-    """Score a model on a split, by default of the store that it was trained on.
+    """Score a model on a split, by default of the store that it was trained on; `store_uri` names another.
 
     The test score of a run that is given by its id, on the very data of its training, is recorded with that run as
-    test/miou and so on, as is the picture of the worst blocks of any split; training itself records the other scores,
-    and scores on other data are not the run's. Raises what `find` does, and DataError for a store whose bands, dtype or
-    classes are not the model's, or in which ground that the model was trained on is now in the split.
+    test/miou and so on, with a confusion matrix, as is the picture of the worst blocks of any split; training itself
+    records the other scores, and scores on other data are not the run's. Raises what `find` does, ConfigError for a
+    folder of pictures that cannot be, and DataError for a store whose bands, dtype or classes are not the model's, or
+    in which ground that the model was trained on is now in the split.
     """
+    wanted.make_folder()
     trained, run_id = find(run, wanted.workdir, wanted.uri)
     return _evaluate(run, run_id, trained, _ground_of(trained, wanted.split, store_uri), wanted, device)
 
@@ -131,11 +147,13 @@ def evaluate(run: str, wanted: Wanted, *, store_uri: str = "", device: DeviceNam
 def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Folds:
     """Score the models of a cross-validation, each on the split of its own fold, and pool their counts.
 
+    The pooled score of runs that are given by their ids is recorded as a run of the first one's experiment.
     Raises what `evaluate` does and, before anything is predicted, ConfigError for a run given twice and DataError where
     two runs' splits share cells or are not scored in the same way.
     """
     if twice := [run for run, count in Counter(runs).items() if count > 1]:
         raise ConfigError(f"run {twice[0]} is given twice; give each fold's run once")
+    wanted.make_folder()
     found = {run: find(run, wanted.workdir, wanted.uri) for run in runs}
     grounds = {run: _ground_of(trained, wanted.split, store_uri) for run, (trained, _) in found.items()}
     protocol.check_poolable([ground.protocol() for ground in grounds.values()],
@@ -144,36 +162,69 @@ def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", 
         _refuse_shared_ground(one, ground, other, others)
     each = {run: _evaluate(run, run_id, trained, grounds[run], wanted, device)
             for run, (trained, run_id) in found.items()}
-    return Folds(each=each, pooled=result.pool([one.score for one in each.values()]))
+    pooled = result.pool([one.score for one in each.values()])
+    kept = [run_id for _, run_id in found.values() if run_id is not None]
+    run_id = _record_folds(grounds[runs[0]], pooled, wanted, kept) if len(kept) == len(runs) else None
+    return Folds(each=each, pooled=Evaluation(score=pooled, notes=pooled.notes, run_id=run_id))
 
 
 def evaluate_map(path: Path, config: Config, wanted: Wanted, *, table: Mapping[str, str] | None = None,
                  uncovered: Uncovered = "wrong") -> Evaluation:
     """Score a map that another tool made, a georeferenced class raster or a folder of such, on a split of
-    `config.data.store`, and record it as an MLflow run of the configuration's experiment.
+    `config.data.store`, and record it as an MLflow run of the configuration's experiment, in the tracking store that is
+    wanted, else in the configuration's.
 
     `table`: the class of each value or name that the rasters have; `uncovered`: what becomes of labelled pixels that
-    they leave out. Raises ConfigError where no store is named, DataError for a split that the configuration does not
-    have, and what `Maps.open` and its source raise.
+    they leave out. Raises ConfigError where no store is named or for a folder of pictures that cannot be, DataError for
+    a split that the configuration does not have or of which no pixel is scored, and what `Maps.open` and its source
+    raise.
     """
+    wanted = replace(wanted, uri=wanted.uri or config.track.uri)
+    wanted.make_folder()
     ground = _ground(config, open_store(config), wanted.split)
     maps = Maps.open(path, ground.store, [scene for scene, _ in ground.labels.scenes(wanted.split)], table=table or {})
-    location, said = wanted.location(), ground.protocol(uncovered)
-    tracker = tracking.MlflowTracker.start(
-        location.uri, experiment=config.track.experiment, name=config.track.name or path.name,
-        artifact_location=location.artifact_location, params={},
-        tags={"swath.role": "map", "swath.map": str(path), "swath.store": ground.store.uri,
-              "swath.fingerprint": ground.store.fingerprint, **said.tags()})
-    with ended_truly(tracker):
-        tracker.text(said.to_json(), "protocol.json")
+    said = ground.protocol(uncovered)
+    with _recorded(ground, said, wanted, config.track.name or path.name, "map", {"swath.map": str(path)}) as tracker:
         found = _score(ground, maps.source, wanted, str(path), tracker, uncovered)
         found = replace(found, run_id=tracker.run_id, notes=(*maps.notes, *found.notes))
-        tracker.log(found.score.numbers(), 0.0)
-        tracker.tags({"swath.notes": "\n".join(found.notes)})
-        with tempfile.TemporaryDirectory() as folder:
-            pictures.confusion(found.score.confusion, found.score.classes, Path(folder, "confusion.png"))
-            tracker.artifact(Path(folder, "confusion.png"))
+        _record(tracker, found.score, found.notes)
     return found
+
+
+@contextmanager
+def _recorded(ground: _Ground, said: Protocol, wanted: Wanted, name: str, role: str, tags: Mapping[str, str]
+              ) -> Iterator[Tracker]:
+    """A run of the configuration's experiment for a score that no training has; it ends with the block."""
+    location = wanted.location()
+    tracker = tracking.MlflowTracker.start(
+        location.uri, experiment=ground.config.track.experiment, name=name,
+        artifact_location=location.artifact_location, params={},
+        tags={"swath.role": role, **tags, "swath.store": ground.store.uri, **said.tags(),
+              "swath.fingerprint": ground.store.fingerprint})
+    with ended_truly(tracker):
+        tracker.text(said.to_json(), "protocol.json")
+        yield tracker
+
+
+def _record(tracker: Tracker, found: Score, notes: Sequence[str]) -> None:
+    """Record a score with a run of its own."""
+    tracker.log(found.numbers(), 0.0)
+    tracker.tags({"swath.notes": "\n".join(notes)})
+    _confusion(tracker, found, "confusion.png")
+
+
+def _confusion(tracker: Tracker, found: Score, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pictures.confusion(found.confusion, found.classes, Path(folder, name))
+        tracker.artifact(Path(folder, name))
+
+
+def _record_folds(ground: _Ground, pooled: Score, wanted: Wanted, runs: Sequence[str]) -> str:
+    """Record the pooled score of a cross-validation's runs, and give the id of its run."""
+    with _recorded(ground, pooled.protocol, wanted, f"{len(runs)} folds", "folds",
+                   {"swath.runs": " ".join(runs)}) as tracker:
+        _record(tracker, pooled, pooled.notes)
+    return tracker.run_id
 
 
 def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.device]:
@@ -194,22 +245,29 @@ def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground
     if tracker is not None and wanted.split == "test":
         tracker.log(found.score.numbers(), trained.state["megapixels"])
         tracker.tags(found.score.protocol.tags())
+        _confusion(tracker, found.score, "confusion-test.png")
     return replace(found, run_id=run_id)
 
 
 def _score(ground: _Ground, source: Source, wanted: Wanted, what: str, tracker: Tracker | None,
            uncovered: Uncovered | None = None) -> Evaluation:
-    """Score what a source predicts; a look at a test split goes into the ledger, the worst blocks to folder and run."""
-    watch = Worst(wanted.worst, ground.store.ignore) if wanted.worst else None
+    """Score what a source predicts; a look at a test split goes into the ledger, the worst blocks to folder and run.
+    Raises DataError where no pixel is scored."""
+    shown = wanted.worst and (wanted.pictures is not None or tracker is not None)
+    watch = Worst(wanted.worst, ground.store.ignore) if shown else None
     looks = None
     with ExitStack() as stack:
         entry = None
         if wanted.split == "test":
             location, said = wanted.location(), ground.protocol(uncovered)
-            looks = len(ledger.looks(location.uri, said))
             entry = stack.enter_context(ledger.look(location, said, what, ground.store.uri))
+            # Counted now: of two that begin at once, one at least sees the other.
+            looks = sum(one.run_id != entry.run_id for one in ledger.looks(location.uri, said))
         found = score.evaluate(ground.store, ground.labels, wanted.split, source, ground.config, uncovered=uncovered,
                                watch=watch)
+        if not found.pixels:
+            raise DataError(f"{what}: not one labelled pixel of the {wanted.split} split has a prediction, so there is "
+                            "nothing to score; give a map of its scenes")
         if entry:
             entry.log(found.numbers(), 0.0)
     picture = _draw(ground, watch, wanted, what, tracker) if watch and watch.blocks else None
@@ -219,8 +277,9 @@ def _score(ground: _Ground, source: Source, wanted: Wanted, what: str, tracker: 
 def _draw(ground: _Ground, watch: Worst, wanted: Wanted, what: str, tracker: Tracker | None) -> Path | None:
     """Draw the worst blocks into the folder that is wanted, and into the run's record."""
     with tempfile.TemporaryDirectory() as temporary:
-        name = "-".join(Path(what).parts[-2:])  # of a checkpoint the run and its age: folds do not take one name
-        path = (wanted.pictures or Path(temporary)) / f"worst-{wanted.split}-{name}.png"
+        place = Path(what)
+        parts = place.relative_to(place.anchor).parts[-2:]  # of a checkpoint the run and its age: folds share no name
+        path = (wanted.pictures or Path(temporary)) / f"{'-'.join(('worst', wanted.split, *parts))}.png"
         worst.draw(ground.store, ground.labels, wanted.split, watch.blocks, path)
         if tracker is not None:
             tracker.artifact(path)

@@ -99,8 +99,8 @@ class Maps:
         pixels = Counter[str]()
         for region, count in self._disagreeing.items():
             pixels[region.scene] += count
-        return *self._notes, *(f"{scene}: its files disagree on {several(count, 'pixel')}, which have the class of the first "
-                               "by name" for scene, count in sorted(pixels.items()) if count)
+        return *self._notes, *(f"{scene}: its files disagree on {several(count, 'pixel')}, which have the class of the "
+                               "first by name" for scene, count in sorted(pixels.items()) if count)
 
     def source(self, regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         """The classes of regions of the scenes that were asked for at first, NOTHING where no file has any: (index of

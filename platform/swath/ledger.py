@@ -26,6 +26,8 @@ _ROLE = {"swath.role": "look"}
 class Look:
     """One evaluation of a test split."""
 
+    run_id: str
+    """Its own MLflow run."""
     when: datetime
     """Its beginning, UTC."""
     user: str
@@ -58,7 +60,7 @@ def looks(uri: str, protocol: Protocol | None = None) -> list[Look]:
     """The looks that a tracking store has, oldest first; with a protocol, those at its very test split: the same cells
     of the same store. Raises ConfigError when the store cannot be reached."""
     found = tracking.tagged(uri, EXPERIMENT, _ROLE | (_ground(protocol) if protocol else {}))
-    return [Look(when=when, user=record.tags["mlflow.user"], what=record.tags["swath.what"],
+    return [Look(run_id=record.run_id, when=when, user=record.tags["mlflow.user"], what=record.tags["swath.what"],
                  protocol=record.tags["swath.protocol.test"], store=record.tags["swath.store"],
                  cells=record.tags["swath.cells"], state=record.status, miou=record.metrics.get("test/miou"))
             for when, record in found]
