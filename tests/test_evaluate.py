@@ -35,6 +35,7 @@ from swath.context import LocalContext
 from swath.errors import ConfigError, DataError
 from swath.evaluate import Wanted
 from swath.job import Job
+from swath.worst import Worst
 
 CPU = torch.device("cpu")
 Run = "subprocess.CompletedProcess[str]"
@@ -235,8 +236,8 @@ def test_a_map_that_covers_no_label_is_no_score(store: Store, dataset: Path, wor
     for path in (dataset / "masks").glob("*.tif"):
         with rasterio.open(path) as file:
             write(tmp_path / "maps" / path.name, np.zeros(file.shape, np.uint8), {**file.profile, "nodata": 0})
-    done = job_here("evaluate", "synthetic", "--map", tmp_path / "maps", "--data.store", store.uri, "--uncovered", "out",
-                    "--workdir", workdir)
+    done = job_here("evaluate", "synthetic", "--map", tmp_path / "maps", "--data.store", store.uri, "--uncovered",
+                    "out", "--workdir", workdir)
     assert done.returncode == 2  # type: ignore[attr-defined]
     assert "not one labelled pixel of the val split" in done.stderr  # type: ignore[attr-defined]
 
@@ -276,6 +277,28 @@ def test_a_look_that_fails_is_listed_too(store: Store, workdir: Path) -> None:
         raise RuntimeError("broken off")
     last = ledger.looks(location.uri)[-1]
     assert (last.state, last.miou, last.what) == ("FAILED", None, "a/map")
+
+
+def test_a_look_knows_of_one_that_is_under_way(store: Store, workdir: Path) -> None:
+    location = tracking.prepare(workdir)
+    model = untrained(configuration(store, split=SplitConfig(seed=3)), store, workdir / "under-way")
+    config = configuration(store, split=SplitConfig(seed=3))
+    said = score.protocol(store, splits.divide(store, config.split), "test", config)
+    with ledger.look(location, said, "another", store.uri):
+        found = evaluate.evaluate(str(model), Wanted(split="test", workdir=workdir), device="cpu")
+    assert found.looks == 1
+
+
+@pytest.mark.parametrize(("what", "name"), [("/maps", "worst-val-maps"), ("/a/b/c.tif", "worst-val-b-c.tif"),
+                                            ("run", "worst-val-run")])
+def test_a_picture_has_the_name_of_what_was_scored(store: Store, tmp_path: Path, what: str, name: str) -> None:
+    ground = evaluate._ground(configuration(store), store, "val")
+    watch = Worst(1, store.ignore)
+    region = score.whole(store, ground.labels, "val")[0]
+    watch(region, region.rows[0], np.zeros(region.shape, np.uint8), np.ones(region.shape, np.uint8))
+    found = evaluate._draw(ground, watch, Wanted(pictures=tmp_path), what, None)
+    assert found == tmp_path / f"{name}.png"
+    assert found.exists()
 
 
 @pytest.mark.slow  # three processes that import torch
