@@ -68,8 +68,10 @@ def landcover_ai() -> Config:
     The source has `images/*.tif` and `masks/*.tif`. Train patches are "relevant": 5 % or more of their labels are of
     another class than background (its users' own rule, which drops pure woodland too, is --patches.min-foreground 0
     --patches.min-not-lowest 0.05). The edge that is no multiple of the size is kept. Its published tiles are --split.by
-    tile --split.block 512 --split.train @train.txt --split.val @val.txt --split.test @test.txt. For a GPU; encoders
-    with ImageNet weights are --model.weights imagenet, where they can be downloaded.
+    tile --split.block 512 --split.train @train.txt --split.val @val.txt --split.test @test.txt. Focal and Jaccard loss
+    weigh alike; segmentation_models' sum of them, for Keras, has --loss.focal 0.05 (alpha 0.25, and a mean over the
+    channels, of which all but the label's are 0). For a GPU; encoders with ImageNet weights are --model.weights
+    imagenet, where they can be downloaded.
     """
     return Config(
         data=DataConfig(adapter="landcover_ai"),
