@@ -24,22 +24,24 @@ import torch
 from shapely.geometry import box
 
 from conftest import ROOT
-from patchstore import PatchstoreError, Store
+from patchstore import PatchstoreError, RasterFile, Store
 from swath import apply, bands, checkpoint, inference, models, predict
 from swath.apply import Request
 from swath.checkpoint import Card
-from swath.config import Config, ModelConfig, PatchesConfig
+from swath.config import Config, LossConfig, ModelConfig, PatchesConfig
 from swath.errors import ConfigError, DataError
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 AFFINE = rasterio.Affine(2, 0, 500_000, 0, -2, 4_000_000)
 
 
-def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None) -> Path:
+def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None,
+               loss: LossConfig | None = None) -> Path:
     """A checkpoint of a network with random weights: its classes follow from its surroundings."""
     folder.mkdir()
     torch.manual_seed(0)
-    config = Config(patches=patches, model=ModelConfig(encoder="tu-mobilenetv3_small_050"))
+    config = Config(patches=patches, model=ModelConfig(encoder="tu-mobilenetv3_small_050"),
+                    loss=loss or LossConfig())
     net = models.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
     card = Card(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),
                 colours=tuple((50 * k, 255 - 50 * k, 0) for k in range(5)), ignore=255)
@@ -90,8 +92,6 @@ def expected_scores(model: Path, scene: Path) -> np.ndarray:
     """The scores of the whole scene in one piece."""
     trained = checkpoint.load(model)
     forward = inference.network_forward(trained.network(torch.device("cpu")))
-    from patchstore import RasterFile
-
     reader = RasterFile(scene)
     of = predict.part(reader, size=64, scales=(1, 2), overlap=0.5)
     rows = predict.blend(of, forward, classes=5, batch=predict.batch_size(64))
@@ -125,6 +125,20 @@ def test_a_map_has_the_place_colours_and_classes_of_the_model(model: Path, scene
     assert areas.to_dict() == pytest.approx({name: 4.0 * n for name, n in one.class_pixels.items() if n})
     assert one.quicklook.exists()
     assert not list(tmp_path.glob(".*")), "the bands are gone"
+
+
+def test_probabilities_of_one_vs_rest_stand_each_for_itself(scene: Path, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", PatchesConfig(size=64), loss=LossConfig(target="one_vs_rest"))
+    one, = apply.predict(request(model, scene, tmp_path / "map.tif", probabilities=True)).maps
+    trained = checkpoint.load(model)
+    of = predict.part(RasterFile(scene), size=64, scales=(1,), overlap=0.5)
+    rows = predict.blend(of, inference.network_forward(trained.network(torch.device("cpu"))), classes=5,
+                         batch=predict.batch_size(64))
+    expected = torch.cat([scores for _, scores in rows], dim=1).sigmoid().numpy()
+    with rasterio.open(one.others["probabilities"]) as raster:
+        found = np.ma.masked_equal(raster.read(), 255) / 254
+    assert abs(found - expected).max() <= 0.5 / 254 + 1e-6
+    assert abs(found.sum(0) - 1).max() > 0.1
 
 
 def test_a_store_s_scene_has_the_map_of_its_file(store: Store, dataset: Path, tmp_path: Path) -> None:

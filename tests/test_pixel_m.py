@@ -139,7 +139,8 @@ def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, mon
     (tmp_path / "manifest.json").write_text("{}")
     monkeypatch.setattr(checkpoint, "load", lambda *_: SimpleNamespace(config=config, card=card))
     monkeypatch.setattr(mapping, "load", lambda model: mapping.Predictor(
-        model=model, card=card, patches=config.patches, forward=brightness, device=torch.device("cpu")))
+        model=model, card=card, patches=config.patches, target="softmax", forward=brightness,
+        device=torch.device("cpu")))
     sides = sides_read(monkeypatch, patchstore.RasterFile)
 
     def predict_map(source: str) -> None:

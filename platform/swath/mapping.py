@@ -7,6 +7,7 @@ they are wanted, the confidence, and the probability of each class, both as 0 â€
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,8 @@ class Predictor:
     model: Model
     card: Card
     patches: PatchesConfig
+    target: Literal["softmax", "one_vs_rest"]
+    """What the scores were trained as."""
     forward: Forward
     device: torch.device
 
@@ -97,6 +100,7 @@ def load(model: Model) -> Predictor:
     trained = checkpoint.load(model.folder)
     precision = inference.precision(trained.config.train.precision, device)
     return Predictor(model=model, card=trained.card, patches=trained.config.patches, device=device,
+                     target=trained.config.loss.target,
                      forward=inference.network_forward(trained.network(device), precision, model.symmetries))
 
 
@@ -124,6 +128,8 @@ class _Writer:
 
     def __init__(self, scene: Scene, predictor: Predictor) -> None:
         self.scene, self._model, self._card = scene, predictor.model, predictor.card
+        # Of one-vs-rest each class's own, not brought to a sum of 1: where all are low, no class fits.
+        self._probabilities = torch.sigmoid if predictor.target == "one_vs_rest" else partial(torch.softmax, dim=0)
         self._filled = 0
         self._band_LhW = np.empty((scene.bands.layers, ROWS, scene.bands.width), np.uint8)
 
@@ -148,7 +154,7 @@ class _Writer:
         except DataError as error:
             raise DataError(f"{self.scene.source.origin}: {error}") from None
         if self._model.confidence or self._model.probabilities:
-            shares_KhW = scores_KhW.softmax(0).mul_(STEPS).round_().to(torch.uint8)
+            shares_KhW = self._probabilities(scores_KhW).mul_(STEPS).round_().to(torch.uint8)
             if self._model.confidence:
                 layers.append(shares_KhW.amax(0, keepdim=True).cpu().numpy())
             if self._model.probabilities:
