@@ -135,11 +135,13 @@ def test_blocks_of_two_splits_are_a_margin_apart(transforms: list[tuple[float, .
                 shapes[labels[row, col]].append(shapely.Polygon(corners[:2].T))
     least = margin * min(max(ground.place(s).pixel for s in scenes if s.name in grid.own)
                          for grid in lay(scenes, block, margin))
+    thin = min(ground.place(each).pixel for each in scenes)
     for one, other in combinations(range(3), 2):
         if not (shapes[one] and shapes[other]):
             continue
         a, b = shapely.union_all(shapes[one]), shapely.union_all(shapes[other])
-        assert a.intersection(b).area < 1e-2
+        # Of scenes whose pixels lie a thousandth beside each other's, cells of two splits may share a sliver.
+        assert shapely.buffer(a.intersection(b), -0.01 * thin).is_empty
         assert a.distance(b) >= least - 1e-2
 
 
