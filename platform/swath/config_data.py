@@ -8,7 +8,7 @@ from typing import Literal
 
 from swath.section import Section, check
 
-Combine = Literal["single", "mixture"]
+Combine = Literal["single", "mixture", "concentric"]
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
 _MERGE = re.compile(r"^([^#=]+(#[0-9A-Fa-f]{6})?)?=[^=]+$")
@@ -172,10 +172,11 @@ class PatchesConfig(Section):
     """Side of a patch in patch pixels."""
     scales: tuple[float, ...] = (1.0,)
     """Scene pixels that one patch pixel spans, or with pixel_m so many times its metres; below 1 pixels are enlarged.
-    Several with combine `mixture`."""
+    Several with combine `mixture` or `concentric`."""
     combine: Combine = "single"
     """How scales are combined: `single` uses one; `mixture` trains on patches of all, each sample of one scale, and
-    predicts at each and averages."""
+    predicts at each and averages; `concentric` sees the same centre at all of them at once, from the finest, which it
+    predicts, to the coarsest, and fuses them by learned weights."""
     pixel_m: float = 0.0
     """Metres that a patch pixel spans at scale 1, whatever a scene's own pixels span; 0: as the scene's own."""
     stride: int | None = None
@@ -206,6 +207,8 @@ class PatchesConfig(Section):
         check(len(set(self.scales)) == len(self.scales), "patches.scales", "different from each other", self.scales)
         check(self.combine != "single" or len(self.scales) == 1, "patches.scales", "one for patches.combine single",
               self.scales)
+        check(self.combine != "concentric" or (len(self.scales) > 1 and list(self.scales) == sorted(self.scales)),
+              "patches.scales", "two or more, from fine to coarse, for patches.combine concentric", self.scales)
         check(0 <= self.pixel_m < math.inf, "patches.pixel_m", "0 or more", self.pixel_m)
         check(self.stride is None or self.stride >= 1, "patches.stride", "1 or more, or None for that of the size",
               self.stride)

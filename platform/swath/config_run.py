@@ -12,14 +12,20 @@ ClassWeights = Literal["none", "inverse", "sqrt", "log"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
-    """The network: an architecture of segmentation-models-pytorch over one of its encoders."""
+    """The network: an architecture of segmentation-models-pytorch, or our own, over an encoder of it or timm."""
 
     arch: str = "unet"
-    """Architecture, as segmentation-models-pytorch names it: unet, fpn, deeplabv3plus, segformer, …"""
+    """Architecture, as segmentation-models-pytorch names it: unet, fpn, deeplabv3plus, segformer, dpt (for vision
+    transformers), …; or `aspp_unet`, a U-Net with an ASPP module at the bottleneck and attention gates on the skips."""
     encoder: str = "resnet18"
-    """Encoder, as segmentation-models-pytorch names it; tu-NAME for one of timm's."""
+    """Encoder, as segmentation-models-pytorch names it; tu-NAME or tu-NAME.TAG for one of timm's."""
     weights: str = "none"
-    """Encoder weights: `imagenet`, a file (safetensors or a state dict), or `none`."""
+    """Encoder weights: `none`; `imagenet` (of timm's: those that come with its name); another name that the encoder's
+    makers gave (of timm's: the tag, such as sat493m); or a file (safetensors or a state dict)."""
+    aspp: bool = True
+    """Arch `aspp_unet`: with the ASPP module. Without it and the gates that is the plain U-Net."""
+    attention: bool = True
+    """Arch `aspp_unet`: with the attention gates."""
     norm: Literal["batch", "group", "none"] = "batch"
     """Normalisation layers: `group` and `none` make the result independent of how a batch is cut."""
 
