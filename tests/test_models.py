@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
-from swath import models
+from swath import models, norms
 from swath.config import ModelConfig
 from swath.errors import ConfigError
 
@@ -50,16 +50,11 @@ def test_padding_reflects_and_needs_none_where_sides_fit():
     class Double(nn.Module):
         """Sees the padded pixels."""
 
-        def __init__(self):
-            super().__init__()
-            self.encoder = nn.Module()
-            self.encoder.output_stride = 16
-
         def forward(self, x_NBHW):
             self.seen = x_NBHW
             return x_NBHW
 
-    net = models.Net(Double(), np.array([2.0]), np.array([4.0]))
+    net = models.Net(Double(), np.array([2.0]), np.array([4.0]), stride=16)
     row = torch.arange(33).reshape(1, 1, 1, 1, 33)
     assert torch.equal(net(row)[0, 0], (row[0, 0, 0] - 2) / 4)
     assert net.net.seen.shape == (1, 1, 32, 48)
@@ -116,10 +111,10 @@ def test_groups_have_two_channels_at_least_and_begin_with_the_norms_scale_and_sh
     for channels, groups in ((256, 32), (64, 32), (32, 16), (24, 8), (16, 8), (7, 1), (2, 1)):
         norm = nn.BatchNorm2d(channels)
         nn.init.normal_(norm.weight)
-        group = models._norm(norm, "group")
+        group = norms.instead(norm, "group")
         assert group.num_groups == groups
         assert torch.equal(group.weight, norm.weight)
-    assert not isinstance(models._norm(nn.BatchNorm2d(1), "group"), nn.GroupNorm)
+    assert not isinstance(norms.instead(nn.BatchNorm2d(1), "group"), nn.GroupNorm)
 
 
 def test_seed_decides_the_weights():
@@ -174,7 +169,8 @@ def test_weights_that_do_not_fit_are_named(trained, tmp_path):
     with pytest.raises(ConfigError, match=names):
         build(replace(SMALL, weights=str(path)))
     torch.save(state, path)
-    with pytest.raises(ConfigError, match=r"of another shape: .*\(16, 3, 3, 3\) for \(16, 4, 3, 3\)"):
+    torch.save({**state, first: state[first][:, :2]}, path)
+    with pytest.raises(ConfigError, match=r"of another shape: .*\(16, 2, 3, 3\) for \(16, 4, 3, 3\)"):
         build(replace(SMALL, weights=str(path)), bands=4)
 
 
@@ -232,7 +228,7 @@ def test_norms_that_cannot_be_replaced_are_refused():
         pass
 
     with pytest.raises(ConfigError, match="group cannot replace the Other of resnet18"):
-        models._replace_norms(nn.Sequential(nn.Conv2d(1, 4, 1), Other(4)), "group", "resnet18")
+        norms.replace(nn.Sequential(nn.Conv2d(1, 4, 1), Other(4)), "group", "resnet18")
 
 
 def test_imagenet_weights_bring_their_statistics(monkeypatch):
@@ -250,7 +246,7 @@ def test_imagenet_weights_bring_their_statistics(monkeypatch):
     torch.testing.assert_close(build(config).mean_B11, mean)
     assert (build(config, bands=4).mean_B11 == 100).all()
     assert (build(config, dtype="uint16").mean_B11 == 100).all()
-    assert asked == [True] * 3
+    assert [name for name in asked if name] == [True] * 3  # rehearsals take none
 
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch):
