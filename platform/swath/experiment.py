@@ -188,6 +188,9 @@ def check(config: Config, store: Store) -> dict[str, float]:
 
 def check_parts(config: Config, store: Store, split: Split) -> None:
     """Raise ConfigError or DataError for what is seen to be wrong with a configuration without building its network."""
+    if config.patches.combine == "concentric":
+        raise ConfigError("patches.combine: concentric patches are not read yet, though the networks for them are "
+                          "there; take single or mixture")
     models.check(config.model)
     patches.plan(store, config, "train", labels=split)
     patches.plan(store, config, "val", labels=split)
