@@ -69,6 +69,8 @@ def test_the_bottleneck_sees_the_whole_map():
 def test_it_trains_on_a_single_sample():
     net = build().train()
     net(torch.randint(0, 256, (1, 1, 3, 64, 64), dtype=torch.uint8)).sum().backward()
+    gradients = [weight.grad for weight in net.parameters() if weight.requires_grad]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_050"])
