@@ -15,8 +15,6 @@ repetitions' own. Batches of 32; every DataLoader has two workers. On a shared m
 """
 
 import json
-import os
-import platform
 import shutil
 import statistics
 import sys
@@ -26,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +36,7 @@ import patchstore
 from bench_exports import Export, Form, way_of
 from bench_loaders import Spec, plan_of
 from bench_processes import Exported, Served, export_once, folder_mb
-from bench_race import Row, race, show, versus
+from bench_race import Row, race, show, versus, write_figures
 
 Part = Literal["overhead", "px256", "px512", "start", "memory", "device"]
 PARTS: tuple[Part, ...] = ("overhead", "px256", "px512", "start", "memory", "device")
@@ -259,10 +256,7 @@ def main() -> None:
     show("{} scenes of {} x {} px, ".format(settings.scenes, *settings.shape)
          + f"medians of {settings.repetitions} interleaved repetitions", rows, bench.notes)
     if settings.json is not None:
-        settings.json.write_text(json.dumps({
-            "settings": asdict(settings), "machine": platform.platform(), "cpus": os.cpu_count(), "notes": bench.notes,
-            "versions": {name: version(name) for name in VERSIONS}, "rows": [row.to_json() for row in rows],
-        }, indent=1, default=str) + "\n")
+        write_figures(settings.json, asdict(settings), rows, bench.notes, VERSIONS)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ its turn in a process of its own (bench_predictors.py). On a shared machine only
 """
 
 import json
-import os
-import platform
 import random
 import shutil
 import statistics
@@ -22,7 +20,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +31,7 @@ import bench_inputs
 import patchstore
 from bench_predictors import CLASSES, NETWORKS, OVERLAP, SIZE, network, save_convolution
 from bench_processes import run
-from bench_race import Row, Way, Work, race, show, versus
+from bench_race import Row, Way, Work, race, show, versus, write_figures
 from swath import inference, predict
 from swath.context import use_threads
 from swath.inference import Forward
@@ -244,10 +241,7 @@ def main() -> None:
         rows = [row for name in settings.only for row in parts[name]()]
     show(f"medians of {settings.repetitions} interleaved repetitions", rows, bench.notes)
     if settings.json is not None:
-        settings.json.write_text(json.dumps({
-            "settings": asdict(settings), "machine": platform.platform(), "cpus": os.cpu_count(), "notes": bench.notes,
-            "versions": {name: version(name) for name in VERSIONS}, "rows": [row.to_json() for row in rows],
-        }, indent=1, default=str) + "\n")
+        write_figures(settings.json, asdict(settings), rows, bench.notes, VERSIONS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """Ways run against each other, and the table of what came out, for bench_storage.py."""
 
+import json
+import os
+import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -87,3 +92,12 @@ def show(title: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
     console.print(table)
     for note in notes:
         console.print(note)
+
+
+def write_figures(path: Path, settings: Mapping[str, Any], rows: Sequence[Row], notes: Sequence[str],
+                  libraries: Sequence[str]) -> None:
+    """Write a table down as JSON, with its settings, the machine and the libraries' versions."""
+    path.write_text(json.dumps({
+        "settings": settings, "machine": platform.platform(), "cpus": os.cpu_count(), "notes": notes,
+        "versions": {name: version(name) for name in libraries}, "rows": [row.to_json() for row in rows],
+    }, indent=1, default=str) + "\n")

@@ -8,9 +8,7 @@ not count; a ratio is the median of the repetitions' own. On a shared machine on
 scenes that fit in GDAL's block cache not all of those.
 """
 
-import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -19,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,7 +27,7 @@ import bench_reads
 import bench_s3
 import patchstore
 from bench_inputs import SIZE, Form
-from bench_race import Row, Way, Work, race, show, versus
+from bench_race import Row, Way, Work, race, show, versus, write_figures
 from bench_reads import BATCH, Place, Read
 
 T = TypeVar("T")
@@ -254,10 +251,7 @@ def main() -> None:
     show(f"{settings.scenes} scenes of {settings.rows_px} x {settings.cols_px} px, medians of {settings.repetitions} "
          "interleaved repetitions", rows, bench.notes)
     if settings.json is not None:
-        settings.json.write_text(json.dumps({
-            "settings": asdict(settings), "machine": platform.platform(), "cpus": os.cpu_count(), "notes": bench.notes,
-            "versions": {name: version(name) for name in VERSIONS}, "rows": [row.to_json() for row in rows],
-        }, indent=1, default=str) + "\n")
+        write_figures(settings.json, asdict(settings), rows, bench.notes, VERSIONS)
 
 
 if __name__ == "__main__":
