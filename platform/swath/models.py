@@ -60,7 +60,7 @@ class Net(nn.Module):
         self.register_buffer("std_B11", torch.where(std > 0, std, 1))  # a band of one value becomes 0, not 0/0
 
     def forward(self, images_NSBHW: Tensor) -> Tensor:
-        """Class scores before the softmax: float32 (N, K, H, W). Pixels of any type.
+        """Class scores before softmax or sigmoid: float32 (N, K, H, W). Pixels of any type.
 
         S is `scales`: 1, or that of concentric patches, the finest first, on whose grid the scores are. Sides that are
         no multiple of the network's stride are padded by reflection at the bottom and the right, and the scores are
