@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath import checkpoint, inference, loop, metrics, score
+from swath import checkpoint, inference, loop, metrics, models, score
 from swath import split as splits
 from swath.config import (
     AugmentConfig,
@@ -25,7 +26,8 @@ from swath.config import (
 )
 from swath.context import LocalContext, Metrics
 from swath.errors import CheckpointError, DataError, TrainingError
-from swath.state import State, ema_decay
+from swath.schedule import ema_decay
+from swath.state import State
 
 CPU = torch.device("cpu")
 TINY = Config(
@@ -110,7 +112,8 @@ def test_the_moving_average_has_a_half_life_in_megapixels(batch: int) -> None:
     for net, value in ((zero, 0.0), (one, 1.0)):
         for tensor in net.state_dict().values():
             tensor.fill_(value)
-    state = State(net=one, average=zero, optimiser=torch.optim.SGD(one.parameters()))  # type: ignore[arg-type]
+    state = State(net=one, average=zero, optimiser=torch.optim.SGD(one.parameters()),  # type: ignore[arg-type]
+                  scaler=torch.amp.GradScaler("cpu", enabled=False))
     steps = round(1 / step_megapixels)
     for step in range(10_000, 10_000 + steps):
         state.follow(zero, ema_decay(config, step, step_megapixels))  # type: ignore[arg-type]
@@ -231,3 +234,155 @@ print([name for name in ("ray", "mlflow") if name in sys.modules])
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+class Scarce(LocalContext):
+    """A context whose device holds so many patches at once; what the loop says of it is kept."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.said: list[str] = []
+        super().__init__(folder, CPU, note=self.said.append)
+        forward = models.Net.forward
+
+        def short(net: models.Net, images_NSBHW: torch.Tensor) -> torch.Tensor:
+            if net.training and len(images_NSBHW) > room:
+                raise torch.OutOfMemoryError("no room")
+            return forward(net, images_NSBHW)
+
+        monkeypatch.setattr(models.Net, "forward", short)
+
+
+def test_running_out_of_memory_changes_no_loss(finished: loop.Run, store: Store, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Scarce(tmp_path, monkeypatch, room=3)
+    run = loop.fit(TINY, store, context)
+    np.testing.assert_allclose([m["train/loss"] for m in run.history], [m["train/loss"] for m in finished.history],
+                               rtol=1e-3)
+    assert [m["train/micro_batch"] for m in run.history] == [2, 2, 2]
+    assert context.said == [f"out of memory at step 0 with {n} patches at once: {n // 2} from there on" for n in (8, 4)]
+
+
+def test_running_out_of_memory_with_batch_normalisation_marks_the_run(store: Store, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Scarce(tmp_path, monkeypatch, room=4)
+    config = replace(TINY, model=replace(TINY.model, norm="batch"), train=replace(TINY.train, megapixels=0.04))
+    loop.fit(config, store, context)
+    (said,) = context.said
+    assert "4 from there on; batch normalisation sees as many, so the run is not the same" in said
+
+
+def test_a_device_that_holds_no_patch_ends_the_run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                   ) -> None:
+    with pytest.raises(TrainingError, match="out of memory: the device does not hold 1 of these patches"):
+        loop.fit(TINY, store, Scarce(tmp_path, monkeypatch, room=0))
+
+
+@pytest.mark.parametrize("loss", [
+    LossConfig(cross_entropy=1, class_weights="inverse"), LossConfig(cross_entropy=0, focal=1),
+    LossConfig(cross_entropy=0, dice=1), LossConfig(cross_entropy=0, jaccard=1), LossConfig(cross_entropy=0, tversky=1),
+    LossConfig(cross_entropy=0, lovasz=1), LossConfig(cross_entropy=1, dice=1, target="one_vs_rest")],
+    ids=lambda loss: "+".join(loss.terms) + ("" if loss.target == "softmax" else " one-vs-rest"))
+def test_however_a_batch_is_cut_the_weights_are_the_same(store: Store, tmp_path: Path, loss: LossConfig) -> None:
+    weights = []
+    for micro_batch in (16, 4, 1):
+        config = replace(
+            TINY, loss=loss, patches=PatchesConfig(size=32, foreign="ignore"),
+            model=replace(TINY.model, encoder="tu-test_resnet"),  # with TINY's rounding grows tenfold at every step
+            train=replace(TINY.train, batch=16, micro_batch=micro_batch, megapixels=10 * 16 * 32 * 32 / 1e6,
+                          report_every=100, ema=0, optimiser="sgd", lr=0.003))
+        net = trained(config, store, tmp_path)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+    begun = loop.Job(config, store, LocalContext(tmp_path, CPU)).start().net
+    moved = float((weights[0] - torch.cat([parameter.detach().flatten() for parameter in begun.parameters()])).norm())
+    for other in weights[1:]:
+        assert float((weights[0] - other).norm()) < 2e-3 * moved
+
+
+def trained(config: Config, store: Store, folder: Path) -> models.Net:
+    """The network after a run's steps, without its reports. Labels are ignored unevenly: a patch from row to row."""
+    job = loop.Job(config, store, LocalContext(folder, CPU))
+    state = job.start()
+    train = job.network(state)
+    for batch in job.loader.batches(0, job.steps):
+        for number, labels_HW in enumerate(batch.labels_NHW):
+            labels_HW[: number * 2] = store.ignore
+        loop.train_step(job, state, train, batch)
+    assert state.step == 10
+    return state.net
+
+
+def with_weights(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The model with its encoder's weights from a file that is made here."""
+    net = models.build(model, bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3))
+    torch.save(net.encoder.state_dict(), folder / "encoder.pt")
+    return replace(model, weights=str(folder / "encoder.pt"))
+
+
+def test_a_frozen_encoder_stays_as_it_is_until_it_thaws(store: Store, tmp_path: Path) -> None:
+    config = replace(TINY, model=with_weights(replace(TINY.model, norm="batch"), tmp_path),
+                     train=replace(TINY.train, freeze=0.5, megapixels=4 * 8 * 64 * 64 / 1e6, report_every=100))
+    job = loop.Job(config, store, LocalContext(tmp_path, CPU))
+    state = job.start()
+    train = job.network(state)
+
+    def encoder() -> torch.Tensor:
+        return torch.cat([tensor.flatten().float() for tensor in state.net.encoder.state_dict().values()])
+
+    seen = [encoder()]
+    for batch in job.loader.batches(0, 4):
+        if state.step == job.thaw:
+            train = job.network(state)
+        head = state.net.net.segmentation_head[0].weight.detach().clone()
+        loop.train_step(job, state, train, batch)
+        assert not torch.equal(head, state.net.net.segmentation_head[0].weight)
+        seen.append(encoder())
+    assert [torch.equal(one, other) for one, other in pairwise(seen)] == [True, True, False, False]
+
+
+def test_a_run_resumed_while_its_encoder_is_frozen_is_the_same_run(store: Store, tmp_path: Path) -> None:
+    config = replace(TINY, model=with_weights(TINY.model, tmp_path), train=replace(TINY.train, freeze=0.6))
+    whole = loop.fit(config, store, LocalContext(tmp_path / "whole", CPU, keep=5))
+    begun = loop.fit(config, store, Stopping(tmp_path / "cut", after=0.06, keep=5))
+    resumed = loop.fit(config, store, LocalContext(tmp_path / "cut", CPU, keep=5, resume=begun.checkpoint))
+    assert resumed.history[-1]["val/loss"] == pytest.approx(whole.history[-1]["val/loss"], rel=1e-6)
+
+
+def test_the_encoder_has_a_rate_of_its_own(store: Store, tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, encoder_lr=0.0, warmup=0, weight_decay=0))
+    job = loop.Job(config, store, LocalContext(tmp_path, CPU))
+    state = job.start()
+    encoder = [parameter.detach().clone() for parameter in state.net.encoder.parameters()]
+    (batch,) = job.loader.batches(0, 1)
+    loop.train_step(job, state, job.network(state), batch)
+    assert all(torch.equal(*both) for both in zip(encoder, state.net.encoder.parameters(), strict=True))
+    assert [group["lr"] for group in state.optimiser.param_groups] == [0.0, TINY.train.lr]
+    every = sum(len(group["params"]) for group in state.optimiser.param_groups)
+    assert every == sum(parameter.requires_grad for parameter in state.net.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_the_bits_give_about_the_same_loss(store: Store, tmp_path: Path, precision: str) -> None:
+    losses: dict[str, float] = {}
+    for name in ("fp32", precision):  # fp16 takes seconds a step on a CPU
+        config = replace(TINY, patches=PatchesConfig(size=32, foreign="ignore"),
+                         train=replace(TINY.train, batch=2, precision=name))  # type: ignore[arg-type]
+        job = loop.Job(config, store, LocalContext(tmp_path, CPU))
+        state = job.start()
+        (batch,) = job.loader.batches(0, 1)
+        losses[name], _ = loop.train_step(job, state, job.network(state), batch)
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses[precision] != losses["fp32"]
+    assert state.scaler.is_enabled() == (precision == "fp16")
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 64.0} if precision == "fp16" else {})
+    with state.save(config, job.card, {}) as folder:
+        again = loop.Job(config, store, LocalContext(tmp_path, CPU, resume=Path(folder))).start()
+    assert again.scaler.state_dict() == state.scaler.state_dict()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_the_same_network(finished: loop.Run, store: Store, tmp_path: Path) -> None:
+    run = loop.fit(replace(TINY, train=replace(TINY.train, compile=True)), store, LocalContext(tmp_path, CPU))
+    np.testing.assert_allclose([m["train/loss"] for m in run.history], [m["train/loss"] for m in finished.history],
+                               rtol=1e-3)
+    assert run.checkpoint is not None
+    checkpoint.load(run.checkpoint).network(CPU)

@@ -15,7 +15,7 @@ from swath import experiment, ray_tune, search, tracking, trials
 from swath.config import ClusterConfig, Config, DataConfig, ModelConfig, PatchesConfig, SearchConfig, TrainConfig
 from swath.errors import ConfigError, TrainingError
 from swath.ray_cluster import connected, cores
-from swath.state import ema_decay, learning_rate
+from swath.schedule import ema_decay, learning_rate
 from swath.trials import Trial
 
 pytestmark = pytest.mark.timeout(600)

@@ -63,7 +63,8 @@ class Checkpoint:
         net = models.build(bare, bands=self.card.bands, classes=len(self.card.classes), mean_B=flat_B[0],
                            std_B=flat_B[1])
         net.load_state_dict(self.state.get("average") or self.state["net"])
-        return net.to(device).eval()
+        net = net.to(device).eval()
+        return net.to(memory_format=torch.channels_last) if device.type == "cuda" else net  # as it was trained
 
 
 def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> None:

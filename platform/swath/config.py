@@ -47,6 +47,8 @@ class Config(Section):
         share, rest = divmod(self.train.batch, self.cluster.workers)
         check(rest == 0 and share > 0, "train.batch", f"a multiple of cluster.workers ({self.cluster.workers})",
               self.train.batch)
+        check(not self.train.freeze or self.model.weights != "none" or bool(self.model.init_from), "train.freeze",
+              "0 where the encoder's weights are random (model.weights none)", self.train.freeze)
 
     def flat(self) -> dict[str, Any]:
         """Every field under its dotted name, as the command line has it: {"patches.size": 256, …}."""

@@ -6,6 +6,7 @@ has a context of its own (`ray_train`); the one here serves a single process: a 
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
@@ -46,6 +47,9 @@ class Context(Protocol):
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Take metrics and, from rank 0, a checkpoint folder, which is copied. Every rank calls it, equally often."""
 
+    def note(self, text: str) -> None:
+        """Take a remark for the run's record."""
+
     def stop(self, megapixels: float) -> bool:
         """Whether the run should save and end early. Asked before each step, with the megapixels seen so far."""
 
@@ -57,8 +61,10 @@ class LocalContext:
     world_size = 1
 
     def __init__(self, folder: Path, device: torch.device, *, keep: int = 2, resume: Path | None = None,
-                 listeners: tuple[Listener, ...] = ()) -> None:
+                 listeners: tuple[Listener, ...] = (), note: Callable[[str], None] = warnings.warn) -> None:
+        """note: who takes the run's remarks."""
         self.device = device
+        self.note = note
         self.resume = resume
         self._folder = folder
         self._keep = keep

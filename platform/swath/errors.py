@@ -6,6 +6,7 @@
     ├── CheckpointError        a checkpoint that is absent, incomplete or of another model
     ├── LoaderError            a reader of patches that is gone or hangs
     └── TrainingError          a run that cannot go on (a loss that is not finite, workers lost too often)
+        └── DeviceMemoryError  a device that does not hold what one of several workers put through the network
 
 The store has its own tree (`patchstore.errors`). Any other exception is a bug and shows its traceback.
 """
@@ -33,3 +34,15 @@ class LoaderError(SwathError):
 
 class TrainingError(SwathError):
     """A run cannot go on."""
+
+
+class DeviceMemoryError(TrainingError):
+    """A device's memory does not hold what one of several workers put through the network at once."""
+
+    def __init__(self, message: str, smaller: int) -> None:
+        """smaller: how many patches at once the workers may try from their checkpoint on."""
+        super().__init__(message, smaller)
+        self.smaller = smaller
+
+    def __str__(self) -> str:
+        return str(self.args[0])

@@ -4,6 +4,7 @@ Everything that can be wrong is looked at before a cluster is asked for. A run i
 always ends with a true status: FINISHED, FAILED with the reason, or KILLED.
 """
 
+import json
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ import torch
 
 import patchstore
 from patchstore import Store
-from swath import certificate, checkpoint, inference, loop, models, patches, pictures, score, tracking
+from swath import certificate, checkpoint, inference, loop, models, patches, pictures, provenance, score, tracking
 from swath import split as splits
 from swath.augment import Augment
 from swath.config import Config
@@ -77,10 +78,11 @@ def record(config: Config, store: Store, workdir: Path, tracker: Tracker, locati
     The configuration is one that was placed and checked, which gave its costs.
     Raises TrainingError when the run fails, and what the loop raises.
     """
-    with ended_truly(tracker):
+    with ended_truly(tracker), provenance.noted(tracker.note):
         split = splits.divide(store, config.split)
         tracker.tags(_tags(config, store, split))
         tracker.text(config.to_json(), "config.json")
+        tracker.text(json.dumps(provenance.environment(), indent=2), "environment.json")
         tracker.text(score.protocol(store, split, "val", config).to_json(), "protocol.json")
         tracker.log(costs, 0.0)
         folder = checkpoints(workdir, tracker.run_id)
@@ -158,9 +160,9 @@ def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, liste
     """Run the loop in this process, from the newest checkpoint in its folder where there is one."""
     use_threads(config.cluster.cpus)
     device = choose_device(config.cluster.device)
-    tracker.tags({"swath.device": device.type})
+    tracker.tags({"swath.device": device.type, "swath.machine": json.dumps(provenance.machine())})
     context = LocalContext(folder, device, keep=config.train.keep, resume=checkpoint.newest(folder),
-                           listeners=(tracking.reporter(tracker), listener))
+                           listeners=(tracking.reporter(tracker), listener), note=tracker.note)
     return loop.fit(config, store, context)
 
 
@@ -171,6 +173,7 @@ def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
     tell(remarks)
     return {**score.protocol(store, split, "val", config).tags(),
             "swath.certificate": certified.to_json(), "swath.notes": "\n".join(remarks),
+            "swath.code": provenance.code(), "swath.commit": provenance.commit() or "",
             "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
 
 

@@ -11,14 +11,21 @@ import torch
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """images_NSBss, of the scene's dtype and on the device, to float32 scores_NKss; scores are logits, which are blended as
 they are."""
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
-def precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """The arithmetic of a network on a device: `auto` is bf16 on a GPU that has it, else fp32."""
+def precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+    """The arithmetic of a network on a device: `auto` is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU."""
     if wanted != "auto":
         return wanted
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Where a forward pass has an arithmetic."""
+    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, precision != "fp32")
 
 
 def network_forward(net: torch.nn.Module, precision: Precision = "fp32", symmetries: Literal[1, 8] = 1) -> Forward:
@@ -31,7 +38,7 @@ def network_forward(net: torch.nn.Module, precision: Precision = "fp32", symmetr
     def forward(images_NSBss: torch.Tensor) -> torch.Tensor:
         if net.training:
             raise ValueError("the network is in training mode: call net.eval() before predicting with it")
-        with torch.inference_mode(), torch.autocast(images_NSBss.device.type, torch.bfloat16, precision == "bf16"):
+        with torch.inference_mode(), autocast(images_NSBss.device, precision):
             logits_NKss: torch.Tensor = net(images_NSBss)
         return logits_NKss.float()
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,19 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from patchstore import Store
-from swath import inference, losses, metrics, models, patches, score
+from swath import inference, losses, metrics, models, norms, patches, score, transfer
 from swath import split as splits
 from swath.augment import Augment
 from swath.checkpoint import Card
 from swath.config import Config
 from swath.context import Context
 from swath.loader import Batch, Costs, Loader
+from swath.micro_batch import MicroBatch
 from swath.patches import PatchPlan
 from swath.split import Split
 from swath.state import State, optimiser
+
+Trained = DistributedDataParallel | models.Net
 
 
 class Job:
@@ -49,8 +53,12 @@ class Job:
                              augment=Augment(config.augment, size=config.patches.size, bands=store.bands,
                                              dtype=store.dtype), readers=config.cluster.readers,
                              device=context.device, stuck_s=config.cluster.stuck_s)
+        self.micro = MicroBatch(config.train.micro_batch, share=self.loader.share, size=config.patches.size,
+                                least=models.least_batch(config.model, config.patches.size))
         self.step_megapixels = step_megapixels(config)
         self.steps = step_count(config, self.plan)
+        self.thaw = round(config.train.freeze * self.steps)
+        """The step from which on the encoder is trained."""
         self.report_megapixels = score.report_megapixels(store, self.split, config)
         self.sample = score.sample(store, self.split, "val", config)
         self.val_present_K = splits.class_pixels(store, self.split, "val") > 0
@@ -62,21 +70,63 @@ class Job:
         torch.manual_seed(self.config.train.seed)
         mean_B, std_B = splits.band_statistics(self.store, self.split)
         net = models.build(self.config.model, bands=self.store.bands, classes=self.classes, mean_B=mean_B,
-                           std_B=std_B, dtype=self.store.dtype).to(self.context.device)
+                           std_B=std_B, dtype=self.store.dtype)
+        if self.config.model.init_from and self.context.resume is None:
+            self.context.note(transfer.begin(net, self.config, self.card))
+        device, several = self.context.device, self.context.world_size > 1
+        if device.type == "cuda":
+            net = norms.synchronised(net) if several else net
+            net = net.to(memory_format=torch.channels_last) if self.config.train.channels_last else net
+        net = net.to(device)
         average = deepcopy(net).eval() if self.config.train.ema else None
-        state = State(net=net, average=average, optimiser=optimiser(self.config.train, net))
+        state = State(net=net, average=average, optimiser=optimiser(self.config.train, net),
+                      scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"))
         if self.context.resume is not None:
-            state.restore(self.context.resume, self.config, self.card, self.context.device)
+            state.restore(self.context.resume, self.config, self.card, device)
         net.train()
+        if self.config.train.micro_batch == "auto" and device.type == "cuda":
+            self._find_micro_batch(state)
         return state
 
-    def network(self, state: State) -> DistributedDataParallel | models.Net:
-        """The network to train: as it is, or shared with the other workers."""
+    def network(self, state: State) -> Trained:
+        """The network to train from the state's step on: its encoder frozen or not, compiled, and shared with the other
+        workers, as the configuration has it."""
+        state.net.freeze(state.step < self.thaw)
+        if self.config.train.compile:
+            state.net.compile()
         return DistributedDataParallel(state.net) if self.context.world_size > 1 else state.net
+
+    def _find_micro_batch(self, state: State) -> None:
+        """Find by trial how many patches fit the device: the fewest that do on any rank."""
+        buffers = {name: buffer.clone() for name, buffer in state.net.named_buffers()}
+        self.micro.find(partial(self._attempt, state.net))
+        if self.context.world_size > 1:
+            parts = torch.tensor(self.micro.parts, device=self.context.device)
+            distributed.all_reduce(parts, distributed.ReduceOp.MAX)
+            self.micro.parts = int(parts)
+        for name, buffer in state.net.named_buffers():  # of batch normalisation
+            buffer.copy_(buffers[name])
+        torch.cuda.reset_peak_memory_stats(self.context.device)
+
+    def _attempt(self, net: models.Net, count: int) -> None:
+        """A pass forward and backward over black patches, with room for what an optimiser and several workers take
+        besides: two moments and a copy of the gradients."""
+        size, device = self.config.patches.size, self.context.device
+        dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype
+        images_NSBHW = torch.zeros(count, net.scales, self.store.bands, size, size, dtype=dtype, device=device)
+        labels_NHW = torch.zeros(count, size, size, dtype=torch.uint8, device=device)
+        room = [torch.empty_like(parameter) for parameter in net.parameters() for _ in range(3)]
+        try:
+            with self.autocast():
+                logits_NKHW = net(images_NSBHW)
+            torch.autograd.backward(self.loss(logits_NKHW.float(), labels_NHW, self.loss.totals(labels_NHW)))
+        finally:
+            net.zero_grad(set_to_none=True)
+            room.clear()
 
     def autocast(self) -> torch.autocast:
         """Arithmetic of the forward pass."""
-        return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return inference.autocast(self.context.device, self.precision)
 
     def is_due(self, step: int) -> bool:
         """Whether a report follows a step: at every multiple of the interval, and at the end."""
@@ -148,8 +198,8 @@ class Job:
         return float(self.sum_over_ranks(loss))
 
     def _validation(self, ids: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for first in range(0, len(ids), self.config.train.micro_batch):
-            some = ids[first : first + self.config.train.micro_batch]
+        for first in range(0, len(ids), self.micro.most):
+            some = ids[first : first + self.micro.most]
             images_NBHW, labels_NHW = self.store.read(self.val_plan.windows(some), self.config.patches.size)
             patches.mask_foreign(self.val_plan, some, labels_NHW, self.store.ignore)
             yield torch.from_numpy(images_NBHW)[:, None], torch.from_numpy(labels_NHW)

@@ -45,10 +45,9 @@ class Batch:
     ids: NDArray[np.int64]
     """Each patch's number in the plan."""
 
-    def parts(self, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels in pieces of at most `most` patches, as equal as can be."""
-        pieces = -(-len(self.windows) // most)
-        yield from zip(self.images_NSBHW.tensor_split(pieces), self.labels_NHW.tensor_split(pieces), strict=True)
+    def parts(self, sizes: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels in parts of these many patches, which sum to all."""
+        yield from zip(torch.split(self.images_NSBHW, sizes), torch.split(self.labels_NHW, sizes), strict=True)
 
 
 @dataclass(kw_only=True)

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from patchstore import Store
-from swath import inference, metrics, score
+from swath import inference, metrics, norms, score
 from swath.config import Config
 from swath.context import Context
-from swath.errors import TrainingError
-from swath.job import Job
+from swath.errors import DeviceMemoryError, TrainingError
+from swath.job import Job, Trained
 from swath.loader import Batch
-from swath.models import Net
-from swath.state import State, ema_decay, learning_rate
+from swath.micro_batch import fits
+from swath.schedule import ema_decay, learning_rate
+from swath.state import State
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +54,8 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     for batch in job.loader.batches(state.step, job.steps):
         if job.any_rank(context.stop(state.megapixels)):
             break
+        if state.step == job.thaw > resumed:
+            train = job.network(state)
         loss, counts_KK = train_step(job, state, train, batch)
         job.tally.add(loss, counts_KK)
         job.samples.note(batch, loss)
@@ -66,41 +69,87 @@ def fit(config: Config, store: Store, context: Context) -> Run:
                history=state.history, counts_RKQ=state.counts_RKQ)
 
 
-def train_step(job: Job, state: State, train: DistributedDataParallel | Net, batch: Batch
-               ) -> tuple[float, NDArray[np.int64]]:
+def train_step(job: Job, state: State, train: Trained, batch: Batch) -> tuple[float, NDArray[np.int64]]:
     """One optimiser step over this rank's share of a global batch: its share of the loss, and its K x K counts.
 
-    The share is cut into micro-batches; all of them, over all ranks, sum to the loss of the whole batch.
+    Raises TrainingError when the loss is not finite, and when the device's memory does not hold as little as the
+    network can be trained on.
     """
-    config, context = job.config, job.context
-    torch.manual_seed(hash((config.train.seed, state.step, context.rank)) % 2**63)  # dropout, the same after a resume
-    for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(config.train, state.step, job.steps)
     totals = job.sum_over_ranks(job.loss.totals(batch.labels_NHW))
-    loss, counts_KK = 0.0, np.zeros((job.classes, job.classes), np.int64)
-    parts = list(batch.parts(config.train.micro_batch))
-    for number, (images_NSBHW, labels_NHW) in enumerate(parts):
-        last = number == len(parts) - 1  # gradients cross the network once a step
+    done: list[tuple[float, NDArray[np.int64]]] = []
+    while not fits(lambda: done.append(gradients(job, state, train, batch, totals))):
+        _shrink(job, state)
+    loss, counts_KK = done[0]
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss is {loss} at step {state.step} ({state.megapixels:.3f} Mpx) on "
+                            f"{_culprits(job, state, batch)}; lower train.lr, or look for pixels that are not finite")
+    _update(job, state)
+    if state.average is not None:
+        state.follow(state.average, ema_decay(job.config.train, state.step, job.step_megapixels))
+    state.step += 1
+    state.megapixels = state.step * job.step_megapixels
+    return loss, counts_KK
+
+
+def gradients(job: Job, state: State, train: Trained, batch: Batch, totals: torch.Tensor
+              ) -> tuple[float, NDArray[np.int64]]:
+    """Add up the gradients of a share's micro-batches. All of them, over all ranks, sum to the loss of the whole batch,
+    which `totals` are of."""
+    torch.manual_seed(hash((job.config.train.seed, state.step, job.context.rank)) % 2**63)  # for dropout
+    loss, counts_KK = torch.zeros((), device=job.context.device), np.zeros((job.classes, job.classes), np.int64)
+    sizes = job.micro.sizes
+    for number, (images_NSBHW, labels_NHW) in enumerate(batch.parts(sizes), start=1):
+        last = number == len(sizes)  # gradients cross the network once a step
         with train.no_sync() if isinstance(train, DistributedDataParallel) and not last else nullcontext():
             with job.autocast():
                 logits_NKHW = train(images_NSBHW)
             piece = job.loss(logits_NKHW.float(), labels_NHW, totals)
-            torch.autograd.backward(piece * context.world_size)  # DDP averages over ranks; the pieces are to be summed
-        loss += float(piece.detach())
+            # DDP averages over ranks; the pieces are to be summed.
+            torch.autograd.backward(state.scaler.scale(piece * job.context.world_size))
+        loss += piece.detach()
         counts_KK += metrics.confusion(labels_NHW, logits_NKHW.detach().argmax(1), job.classes, job.store.ignore)
-    if not math.isfinite(loss):
-        places = ", ".join(f"{w.scene} row {w.row} col {w.col} side {w.side}" for w in batch.windows)
-        raise TrainingError(f"the loss is {loss} at step {state.step} ({state.megapixels:.3f} Mpx) on one of: "
-                            f"{places}; lower train.lr, or look for pixels that are not finite")
-    if config.train.clip:
-        torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.train.clip)
-    state.optimiser.step()
+    return float(loss), counts_KK
+
+
+def _update(job: Job, state: State) -> None:
+    """Take a step with the gradients that are there."""
+    config = job.config.train
+    for group in state.optimiser.param_groups:
+        group["lr"] = group["share"] * learning_rate(config, state.step, job.steps)
+    state.scaler.unscale_(state.optimiser)
+    if config.clip:
+        torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
     state.optimiser.zero_grad(set_to_none=True)
-    if state.average is not None:
-        state.follow(state.average, ema_decay(config.train, state.step, job.step_megapixels))
-    state.step += 1
-    state.megapixels = state.step * job.step_megapixels
-    return loss, counts_KK
+
+
+def _shrink(job: Job, state: State) -> None:
+    """Go on with micro-batches of half the size after the device ran out of memory, and say so.
+
+    Raises TrainingError where that is not possible, and DeviceMemoryError where there are several workers: the others
+    wait for this one's gradients, and all have to begin again.
+    """
+    before = job.micro.most
+    state.optimiser.zero_grad(set_to_none=True)
+    job.micro.halve()
+    text = (f"out of memory at step {state.step} with {before} patches at once: {job.micro.most} from there on"
+            + ("; batch normalisation sees as many, so the run is not the same as one with more memory"
+               if norms.depend_on_batch(state.net) else ""))
+    if job.context.world_size > 1:
+        raise DeviceMemoryError(text, job.micro.most)
+    job.context.note(text)
+
+
+@torch.no_grad()
+def _culprits(job: Job, state: State, batch: Batch) -> str:
+    """Where the patches lie that the network by itself gives no finite scores for; where each is finite, all."""
+    state.net.eval()
+    with job.autocast():
+        finite = [bool(torch.isfinite(state.net(images_NSBHW)).all()) for images_NSBHW in batch.images_NSBHW[:, None]]
+    windows = [window for window, fine in zip(batch.windows, finite, strict=True) if not fine] or list(batch.windows)
+    places = [f"{w.scene} row {w.row} col {w.col} side {w.side}" for w in windows]
+    return ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
 
 
 def report(job: Job, state: State, *, final: bool) -> None:
@@ -124,7 +173,8 @@ def report(job: Job, state: State, *, final: bool) -> None:
     scoring = time.perf_counter() - began
     state.device_seconds += (job.tally.seconds + scoring) * job.context.world_size
     numbers |= {"time/scoring_share": scoring / max(job.tally.seconds, 1e-9), "megapixels": state.megapixels,
-                "step": state.step, "device_seconds": state.device_seconds, "peak_memory_mb": peak_memory_mb(job)}
+                "step": state.step, "device_seconds": state.device_seconds, "peak_memory_mb": peak_memory_mb(job),
+                "train/micro_batch": job.micro.most}
     state.history.append(numbers)
     job.tally.clear()
     if job.context.rank == 0:

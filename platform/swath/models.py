@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -45,7 +45,7 @@ class Net(nn.Module):
     mean_B11: Tensor
     std_B11: Tensor
 
-    def __init__(self, net: nn.Module, mean_B: ArrayLike, std_B: ArrayLike, *, stride: int,
+    def __init__(self, net: Any, mean_B: ArrayLike, std_B: ArrayLike, *, stride: int,
                  fusion: concentric.ScaleAttention | None = None) -> None:
         """Sides that `net` takes are multiples of `stride`; with `fusion` several scales are seen at once."""
         super().__init__()
@@ -56,6 +56,8 @@ class Net(nn.Module):
         mean, std = (torch.tensor(np.asarray(x), dtype=torch.float32)[:, None, None] for x in (mean_B, std_B))
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std >= 0).all()):
             raise ValueError(f"band statistics must be finite, deviations 0 or more, got {mean_B!r} and {std_B!r}")
+        self._frozen = False
+        self._resting: list[nn.Parameter] = []
         self.register_buffer("mean_B11", mean)
         self.register_buffer("std_B11", torch.where(std > 0, std, 1))  # a band of one value becomes 0, not 0/0
 
@@ -72,13 +74,33 @@ class Net(nn.Module):
         # All scales in one batch: batch normalisation then sees in training what its running statistics are made of.
         x_NBHW = (images_NSBHW.flatten(0, 1).to(torch.float32) - self.mean_B11) / self.std_B11
         x_NBHW = self._padded(self._padded(x_NBHW, 2), 3)
-        if x_NBHW.is_cuda:  # the layout that cuDNN's tensor-core kernels take (NVIDIA's advice; not measured here)
-            x_NBHW = x_NBHW.contiguous(memory_format=torch.channels_last)
         maps_NCHW: Tensor = self.net(x_NBHW)[..., :height, :width].float()
         if self.fusion is None:
             return maps_NCHW
         logits_NKHW: Tensor = self.fusion(maps_NCHW.reshape(-1, self.scales, *maps_NCHW.shape[1:]))
         return logits_NKHW
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part that makes features of pixels."""
+        encoder: nn.Module = self.net.encoder
+        return encoder
+
+    def freeze(self, frozen: bool) -> None:
+        """Leave the encoder as it is, its dropout off and its normalisation's statistics still; or train it again."""
+        if frozen:
+            self._resting = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        for parameter in self._resting:
+            parameter.requires_grad_(not frozen)
+        self._frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen encoder is never in training mode."""
+        super().train(mode)
+        if self._frozen:
+            self.encoder.eval()
+        return self
 
     def _padded(self, x: Tensor, axis: int) -> Tensor:
         """Lengthened by reflection, half-sample symmetric, however short it is."""
@@ -201,6 +223,19 @@ def _rehearse(config: ModelConfig, size: int) -> tuple[nn.Module, Tensor]:
     who = f"{config.arch} over {config.encoder}" + (f" (made for {made_for})" if made_for else "")
     with _refused_size(size, who):
         return net, net(torch.zeros(1, 3, side, side, device="meta"))
+
+
+@functools.lru_cache(maxsize=64)
+def least_batch(config: ModelConfig, size: int) -> int:
+    """The fewest patches of size x size pixels that a network is trained on: 1, or 2 where batch normalisation meets a
+    map of a single pixel (DeepLabV3+). Raises ConfigError as `check`."""
+    net, _ = _rehearse(replace(config, weights="none"), size)
+    side = _padded_side(size, _stride(config, net))
+    try:
+        net.train()(torch.zeros(1, 3, side, side, device="meta"))
+    except ValueError:  # of torch's batch normalisation: "Expected more than 1 value per channel when training"
+        return 2
+    return 1
 
 
 @functools.lru_cache(maxsize=64)

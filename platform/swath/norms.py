@@ -1,12 +1,14 @@
 """Normalisation layers: group normalisation, or none, in the place of a network's batch normalisations."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from swath.errors import ConfigError
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def replace(net: nn.Module, kind: Literal["group", "none"], encoder: str) -> None:
@@ -53,3 +55,14 @@ class _Affine(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return x_NCHW * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def synchronised(net: Net) -> Net:
+    """The network with batch normalisations that take their statistics over all workers' micro-batches, on GPUs."""
+    converted: Net = convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]  # timm's: it knows the layers with an activation inside
+    return converted
+
+
+def depend_on_batch(net: nn.Module) -> bool:
+    """Whether what a network gives in training depends on what else is in the batch."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in net.modules())

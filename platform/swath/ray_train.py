@@ -141,6 +141,11 @@ class RayContext:
         for listener in self._listeners:
             listener(metrics)
 
+    def note(self, text: str) -> None:
+        """Rank 0 writes it into the record."""
+        if self._tracker is not None:
+            self._tracker.note(text)
+
     def stop(self, megapixels: float) -> bool:
         """Never; but rank 0 notes how far the run is, so that work which has to be repeated can be told."""
         if self._tracker is not None and time.monotonic() - self._noted_s >= 1.0:

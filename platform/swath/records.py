@@ -16,6 +16,8 @@ from swath.errors import ConfigError, TrainingError
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 REASON_TAG = "swath.reason"
 """Tag that says why a run ended as it did."""
+NOTES_TAG = "swath.notes"
+"""Tag that has what whoever reads the record should know, a line each."""
 CHECKPOINT_TAG = "swath.checkpoint"
 """Tag that says where a run's last checkpoint lies."""
 
@@ -44,6 +46,9 @@ class Tracker(Protocol):
         What is None or not finite (a class without labels) is left out. A character that MLflow has not in names
         becomes an underscore; raises ConfigError where two names become one by that.
         """
+
+    def note(self, text: str) -> None:
+        """Add a remark to those that the record has, as the tag swath.notes, a line each."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file or a folder. Raises FileNotFoundError when it is not there."""
@@ -98,6 +103,9 @@ class MemoryTracker:
         for key, value in numbers(metrics, megapixels).items():
             self._metrics.setdefault(key, []).append((kilopixels(megapixels), value))
 
+    def note(self, text: str) -> None:
+        self.tags({NOTES_TAG: noted(self._tags.get(NOTES_TAG, ""), text)})
+
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():
             raise FileNotFoundError(path)
@@ -122,6 +130,12 @@ class MemoryTracker:
     def history(self, key: str) -> list[tuple[int, float]]:
         """All values of a metric, as `metric_history` gives them."""
         return sorted(self._metrics.get(key, []), key=lambda entry: entry[0])
+
+
+def noted(before: str, text: str) -> str:
+    """The remarks with one more; one that is there already is not said twice."""
+    lines = before.splitlines()
+    return "\n".join([*lines, *(line for line in text.splitlines() if line not in lines)])
 
 
 def kilopixels(megapixels: float) -> int:

@@ -145,11 +145,12 @@ def place(base: Config, point: Point) -> Config:
     Raises ConfigError for a value that its field does not take.
     """
     values: dict[str, Any] = {name: _value(name, value) for name, value in point.items()}
-    size = values.get("patches.size", base.patches.size)
+    size, micro_batch = values.get("patches.size", base.patches.size), base.train.micro_batch
     if size != base.patches.size and size > 0:
         ratio, stride, workers = size / base.patches.size, base.patches.stride, base.cluster.workers
         values = {"train.batch": workers * max(1, round(base.train.batch / ratio**2 / workers)),
-                  "train.micro_batch": max(1, round(base.train.micro_batch / ratio**2)),
+                  "train.micro_batch": (micro_batch if micro_batch == "auto" else
+                                        max(1, round(micro_batch / ratio**2))),
                   "patches.stride": stride and max(1, round(stride * ratio))} | values
     if scales := values.get("patches.scales"):
         several = base.patches.combine if base.patches.combine != "single" else "mixture"

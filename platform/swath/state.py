@@ -22,6 +22,8 @@ class State:
 
     net: Net
     optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Scales the loss where the arithmetic is fp16, lest small gradients vanish; elsewhere it does nothing."""
     average: Net | None = None
     """The moving average of the network, where the run keeps one."""
     step: int = 0
@@ -57,7 +59,7 @@ class State:
         folder = tempfile.TemporaryDirectory(prefix="swath-checkpoint-")
         state: dict[str, Any] = {
             "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
-            "optimiser": self.optimiser.state_dict(), "step": self.step,
+            "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
             "trained": trained, "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
         }
@@ -81,6 +83,7 @@ class State:
         if self.average is not None:
             self.average.load_state_dict(saved.state["average"])
         self.optimiser.load_state_dict(saved.state["optimiser"])
+        self.scaler.load_state_dict(saved.state["scaler"])
         self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
         self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
         self.counts_RKQ = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
@@ -92,32 +95,17 @@ def _lasting(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.flat().items() if not name.startswith(free)}
 
 
-def optimiser(config: TrainConfig, net: torch.nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over all of a network's parameters."""
-    parameters = [p for p in net.parameters() if p.requires_grad]
+def optimiser(config: TrainConfig, net: Net) -> torch.optim.Optimizer:
+    """The configured optimiser over all parameters that are trained: a group for the encoder and one for the rest, each
+    with its share of the learning rate."""
+    encoder = {id(parameter) for parameter in net.encoder.parameters()}
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    groups = [{"params": [p for p in trained if (id(p) in encoder) == inside], "share": share}
+              for inside, share in ((True, config.encoder_lr), (False, 1.0))]
     match config.optimiser:
         case "adamw":
-            return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
         case "adam":
-            return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
+            return torch.optim.Adam(groups, config.lr, weight_decay=config.weight_decay)
         case "sgd":
-            return torch.optim.SGD(parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay)
-
-
-def ema_decay(config: TrainConfig, step: int, step_megapixels: float) -> float:
-    """The share of the moving average that a step keeps: a half after every `train.ema` megapixels, whatever the batch.
-
-    Less in the first steps, (1 + n) / (10 + n), so that the random weights of the beginning are soon forgotten (as
-    TensorFlow's ExponentialMovingAverage does with num_updates).
-    """
-    return min(float(0.5 ** (step_megapixels / config.ema)), (1 + step) / (10 + step))
-
-
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant or a half cosine to zero after the last step."""
-    progress = step / steps
-    rise = min(1.0, (step + 1) / (config.warmup * steps)) if config.warmup else 1.0
-    if config.schedule == "constant":
-        return config.lr * rise
-    after = max(0.0, (progress - config.warmup) / (1 - config.warmup))
-    return config.lr * rise * 0.5 * float(1 + np.cos(np.pi * after))
+            return torch.optim.SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

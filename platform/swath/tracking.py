@@ -32,6 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from swath.errors import ConfigError, SwathError, TrainingError
 from swath.records import (
     CHECKPOINT_TAG,
+    NOTES_TAG,
     PARAM_LENGTH,
     REASON_TAG,
     TAG_LENGTH,
@@ -43,6 +44,7 @@ from swath.records import (
     cut,
     kilopixels,
     named,
+    noted,
     numbers,
     reporter,
 )
@@ -177,6 +179,11 @@ class MlflowTracker:
         now_ms, step = time.time_ns() // 1_000_000, kilopixels(megapixels)
         for some in _batches([Metric(*item, now_ms, step) for item in numbers(metrics, megapixels).items()]):
             self._batch(metrics=some)
+
+    def note(self, text: str) -> None:
+        with _told(self._uri, TrainingError):
+            before = self._client.get_run(self.run_id).data.tags.get(NOTES_TAG, "")
+        self.tags({NOTES_TAG: noted(before, text)})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():
