@@ -3,7 +3,7 @@
 python jobs/quickstart.py [--data DIR] [--workdir DIR]
 
 Without --data it generates orthophotos (recipe `synthetic`); with it, it reads images and masks from DIR by a recipe's
-description of them (`dubai` unless --recipe says otherwise).
+description of them (`dubai_unet` unless --recipe says otherwise).
 """
 
 import time
@@ -33,7 +33,7 @@ class Arguments:
 
     data: Path | None = None
     """Folder of images and masks; none: scenes are generated."""
-    recipe: str = "dubai"
+    recipe: str = "dubai_unet"
     """Recipe that describes the folder."""
     workdir: Path = Path("runs")
     """Folder of everything that comes out."""

@@ -484,7 +484,7 @@ def test_a_map_of_the_whole_world_serves_a_scene(tmp_path: Path, scenes: Store) 
 @pytest.mark.skipif(not (DATA / "dubai").is_dir(), reason=f"needs the Dubai set in {DATA}")
 def test_real_masks_are_their_own_scenes_maps(tmp_path: Path) -> None:
     """Palettes of Tile 2, whose order differs from file to file, and colours of Tile 1."""
-    data = recipes.dubai().data
+    data = recipes.dubai_unet().data
     classes = ingest.class_infos(data)
     coding = MaskCoding(kind="colour", classes=tuple(classes), ignored=("#000000",))
     uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=3, classes=classes)

@@ -26,7 +26,7 @@ DUBAI = {"building": 0.13306, "land": 0.52357, "road": 0.09352, "vegetation": 0.
 @pytest.fixture(scope="module")
 def dubai(tmp_path_factory: pytest.TempPathFactory) -> tuple[ingest.Report, patchstore.Store]:
     uri = str(tmp_path_factory.mktemp("dubai") / "dubai.zarr")
-    data = replace(recipes.dubai().data, source=str(DATA / "dubai"), store=uri)
+    data = replace(recipes.dubai_unet().data, source=str(DATA / "dubai"), store=uri)
     return ingest.run(data, ingest.one_by_one), patchstore.open(uri)
 
 
@@ -94,7 +94,7 @@ def test_the_parts_make_up_their_tiles(dubai: tuple[ingest.Report, patchstore.St
 
 def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
     _, store = dubai
-    split = splits.divide(store, recipes.dubai().split)
+    split = splits.divide(store, recipes.dubai_unet().split)
     assert certificate.certify(store, split).clean
     by_part = {name: np.full_like(labels, int(name.endswith("5"))) for name, labels in split.labels.items()}
     leak = certificate.certify(store, splits.Split(labels=by_part))
