@@ -43,7 +43,7 @@ Run = "subprocess.CompletedProcess[str]"
 
 def configuration(store: Store, **changes: object) -> Config:
     base = Config(data=DataConfig(store=store.uri), patches=PatchesConfig(size=64),
-                  model=ModelConfig(encoder="tu-mobilenetv3_small_050"), train=TrainConfig(megapixels=1),
+                  model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"), train=TrainConfig(megapixels=1),
                   score=ScoreConfig(overlap=0))  # a quarter of the windows
     return replace(base, **changes)  # type: ignore[arg-type]
 

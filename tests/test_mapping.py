@@ -40,7 +40,7 @@ def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None,
     """A checkpoint of a network with random weights: its classes follow from its surroundings."""
     folder.mkdir()
     torch.manual_seed(0)
-    config = Config(patches=patches, model=ModelConfig(encoder="tu-mobilenetv3_small_050"),
+    config = Config(patches=patches, model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"),
                     loss=loss or LossConfig())
     net = models.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
     card = Card(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),

@@ -12,7 +12,16 @@ import pytest
 
 from swath import config as configuration
 from swath import experiment, ray_tune, search, tracking, trials
-from swath.config import ClusterConfig, Config, DataConfig, ModelConfig, PatchesConfig, SearchConfig, TrainConfig
+from swath.config import (
+    ClusterConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PatchesConfig,
+    ScoreConfig,
+    SearchConfig,
+    TrainConfig,
+)
 from swath.errors import ConfigError, TrainingError
 from swath.ray_cluster import connected, cores
 from swath.schedule import ema_decay, learning_rate
@@ -25,8 +34,9 @@ def tiny(store_uri: str, *space: str, **settings: object) -> Config:
     return Config(
         data=DataConfig(store=store_uri),
         patches=PatchesConfig(size=64),
-        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
+        model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050"),
         train=TrainConfig(megapixels=0.3, batch=8, report_every=0.1),
+        score=ScoreConfig(overlap=0),  # a quarter of the windows
         cluster=ClusterConfig(device="cpu", readers=0),
         search=SearchConfig(space=space, **settings),  # type: ignore[arg-type]
     )
@@ -46,9 +56,10 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(cluster: None, store_uri: str, workdir: Path) -> search.Found:
-    """Trials of which some raise (DeepLabV3+ at one patch at a time), some have a loss of NaN, some learn nothing."""
-    config = tiny(store_uri, "model.arch=unet|deeplabv3plus", "train.lr=1e-2|1e-9|1e30", trials=8, grace=0.1,
-                  reduction=1.5, concurrent=2, seed=6)
+    """Four trials, of which one learns, one raises (DeepLabV3+ at one patch at a time), one has a loss of NaN and one
+    learns nothing; the seed proposes the last after the first."""
+    config = tiny(store_uri, "model.arch=linknet|deeplabv3plus", "train.lr=1e-2|1e-9|1e30", trials=4, grace=0.1,
+                  reduction=1.5, concurrent=2, seed=157)
     config = replace(config, train=replace(config.train, micro_batch=1, clip=0, warmup=0))
     return search.run(config, workdir)
 
@@ -59,7 +70,7 @@ def record(found: search.Found, trial: Trial) -> tracking.RunRecord:
 
 def test_every_trial_ends_in_its_true_state(found: search.Found) -> None:
     assert trials.states(found.trials).keys() == {"FINISHED", "STOPPED", "FAILED"}
-    assert sum(trials.states(found.trials).values()) == 8
+    assert sum(trials.states(found.trials).values()) == 4
     for trial in found.trials:
         recorded = record(found, trial)
         assert recorded.status == trials.STATUS[trial.state]
@@ -71,7 +82,7 @@ def test_every_trial_ends_in_its_true_state(found: search.Found) -> None:
 
 @pytest.mark.parametrize(("arch", "lr", "reason"), [
     ("deeplabv3plus", "1e-2", "ValueError: Expected more than 1 value per channel"),
-    ("unet", "1e30", "TrainingError: the loss is "),
+    ("linknet", "1e30", "TrainingError: the loss is "),
 ])
 def test_a_failed_trial_says_why(found: search.Found, arch: str, lr: str, reason: str) -> None:
     failed = [t for t in found.trials if (t.point["model.arch"], t.point["train.lr"]) == (arch, lr)]
@@ -90,7 +101,7 @@ def test_the_best_is_the_best(found: search.Found) -> None:
     best = tracking.find(found.location.uri, found.best.run_id)
     assert best.metrics["val/miou"] == found.best.val_miou
     assert found.best.val_miou >= max(t.last("val/miou") or 0 for t in found.trials)
-    assert best.params["model.arch"] == found.best.config.model.arch == "unet"
+    assert best.params["model.arch"] == found.best.config.model.arch == "linknet"
 
 
 def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search.Found, store_uri: str, tmp_path: Path
@@ -146,7 +157,7 @@ def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> 
     experiment_id = client.get_run(found.run_id).info.experiment_id
     runs = client.search_runs([experiment_id], f"tags.`swath.search` = '{found.run_id}'")
     roles = sorted(run.data.tags["swath.role"] for run in runs)
-    assert roles == ["search", *["trial"] * 8, "winner"]
+    assert roles == ["search", *["trial"] * 4, "winner"]
     assert not any("mlflow.parentRunId" in run.data.tags for run in runs)
     assert not any(run.info.status == "RUNNING" for run in runs)
     winner = next(run for run in runs if run.data.tags["swath.role"] == "winner")
