@@ -14,7 +14,8 @@ import torch
 from patchstore import testing
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
-TINY = ("--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.15, "--cluster.device", "cpu")
+TINY = ("--model.arch", "linknet", "--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.15,
+        "--cluster.device", "cpu")
 
 
 def last_json(result: "subprocess.CompletedProcess[str]") -> dict:  # type: ignore[type-arg]
@@ -44,9 +45,9 @@ def test_ingest_reports_every_pixel(job: Job, dataset: Path, tmp_path: Path) -> 
     assert first["rejected"] == []
 
 
-def test_the_score_is_recomputed_from_the_written_maps(job: Job, trained: dict, dataset: Path, store_uri: str,  # type: ignore[type-arg]
+def test_the_score_is_recomputed_from_the_written_maps(job_here: Job, trained: dict, dataset: Path, store_uri: str,  # type: ignore[type-arg]
                                                        workdir: Path, tmp_path: Path) -> None:
-    result = last_json(job("evaluate", trained["run_id"], "--split", "test", "--workdir", workdir, "--json"))
+    result = last_json(job_here("evaluate", trained["run_id"], "--split", "test", "--workdir", workdir, "--json"))
     import patchstore
     import recipes
     from swath import split as splits
@@ -56,7 +57,8 @@ def test_the_score_is_recomputed_from_the_written_maps(job: Job, trained: dict, 
     counts = np.zeros((K, K), np.int64)
     for scene, _ in split.scenes("test"):
         source = dataset / "images" / f"{scene}.tif"
-        written, = last_json(job("predict", trained["checkpoint"], source, tmp_path / f"{scene}.tif", "--json"))["maps"]
+        written, = last_json(job_here("predict", trained["checkpoint"], source, tmp_path / f"{scene}.tif",
+                                      "--json"))["maps"]
         with rasterio.open(written["output"]) as map_, rasterio.open(dataset / "masks" / f"{scene}.tif") as mask, \
                 rasterio.open(source) as image:
             labels, predicted = mask.read(1), map_.read(1)
@@ -157,8 +159,10 @@ def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: 
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job: Job, dataset: Path, tmp_path: Path) -> None:
+def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job_here: Job, dataset: Path, tmp_path: Path
+                                                                       ) -> None:
     import patchstore
+    from swath.ray_cluster import connected
 
     source, uri = copy_of(dataset, tmp_path), tmp_path / "s.zarr"
     mask = sorted((source / "masks").iterdir())[0]
@@ -166,11 +170,11 @@ def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job: Job, dat
         labels = file.read()
     labels[0, :3, :5] = 77
     _write(mask, labels)
-    result = job("ingest", "synthetic", "--data.source", source, "--data.store", uri)
-    _assert_refused(result, mask.name, "77", "15", "data.ignored")
-    assert mask.stem not in patchstore.open(str(uri)).scenes
-    report = last_json(job("ingest", "synthetic", "--data.source", source, "--data.store", uri, "--data.ignored", "77",
-                           "--json"))
+    arguments = ("ingest", "synthetic", "--data.source", source, "--data.store", uri)
+    with connected(cpus=2):  # one cluster for both
+        _assert_refused(job_here(*arguments), mask.name, "77", "15", "data.ignored")
+        assert mask.stem not in patchstore.open(str(uri)).scenes
+        report = last_json(job_here(*arguments, "--data.ignored", "77", "--json"))
     assert report["ignored"] == 15
     assert report["ignored_values"] == {"77": 15}
     assert report["scenes"] == 6
