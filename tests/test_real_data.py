@@ -39,6 +39,7 @@ def test_dubai_is_ingested_whole(dubai: tuple[ingest.Report, patchstore.Store]) 
     assert report.ignored / report.pixels == pytest.approx(0.00558, abs=5e-6)
 
 
+@pytest.mark.slow
 def test_obx_is_ingested_whole_and_its_strays_are_counted(tmp_path: Path) -> None:
     data = replace(recipes.obx().data, source=str(DATA / "obx"), store=str(tmp_path / "obx.zarr"))
     report = ingest.run(data, ingest.one_by_one)
@@ -106,7 +107,8 @@ def test_four_bands_with_a_crs_and_nodata_become_a_map(tmp_path: Path) -> None:
     source = sorted((DATA / "naip" / "naip").glob("*.tif"))[0]
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    config = Config(patches=PatchesConfig(size=128), model=ModelConfig(encoder="tu-mobilenetv3_small_050"))
+    config = Config(patches=PatchesConfig(size=128),
+                    model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"))
     torch.manual_seed(0)
     net = models.build(config.model, bands=4, classes=3, mean_B=np.full(4, 120), std_B=np.full(4, 50))
     card = Card(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"),
