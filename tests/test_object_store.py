@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def wait_for(url: str) -> None:
     raise TimeoutError(f"no S3 server at {url}")
 
 
+@cache  # made for the endpoint of this module; it takes longer than a request
 def s3() -> Any:
     return boto3.client("s3", region_name="us-east-1")
 

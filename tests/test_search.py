@@ -104,13 +104,13 @@ def test_the_best_is_the_best(found: search.Found) -> None:
     assert best.params["model.arch"] == found.best.config.model.arch == "linknet"
 
 
-def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search.Found, store_uri: str, tmp_path: Path
+def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search.Found, store_uri: str, workdir: Path
                                                                    ) -> None:
     winner = trials.best(found.trials)
     assert winner is not None
     config, summary = tiny(store_uri, "loss.dice=0|1"), tracking.MemoryTracker()
     kept = search._train_again(replace(config, train=replace(config.train, lr=1e30, warmup=0, clip=0)), config,
-                               replace(winner, point={}), summary, tmp_path)
+                               replace(winner, point={}), summary, workdir)
     assert (kept.run_id, kept.val_miou) == (winner.run_id, winner.last("val/miou"))
     assert "the loss is" in summary.record().tags["swath.winner.reason"]
 
@@ -172,12 +172,11 @@ def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> 
                                                                      "search.png"}
 
 
-def test_a_lone_run_of_a_trials_configuration_has_the_same_losses(found: search.Found, workdir: Path, tmp_path: Path
-                                                                  ) -> None:
+def test_a_lone_run_of_a_trials_configuration_has_the_same_losses(found: search.Found, workdir: Path) -> None:
     trial = trials.best(found.trials)
     assert trial is not None
     config = configuration.load(workdir / "artifacts" / trial.run_id / "artifacts" / "config.json")
-    alone = experiment.train(config, tmp_path)
+    alone = experiment.train(config, workdir)
     for metric in ("train/loss", "val/loss", "val_part/miou", "val/miou"):
         as_trial = tracking.metric_history(found.location.uri, trial.run_id, metric)
         assert as_trial == tracking.metric_history(alone.location.uri, alone.run_id, metric)
