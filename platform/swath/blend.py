@@ -6,10 +6,12 @@ along the columns.
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Places = TypeVar("Places", int, NDArray[np.int32], NDArray[np.int64])
 Region = tuple[tuple[int, int], tuple[int, int]]
 """A rectangle of a scene: (first row, row past the last), (first column, column past the last)."""
 
@@ -131,8 +133,9 @@ def side_of(size: int, scale: float) -> int:
     return max(1, round(size * scale / step)) * step
 
 
-def around(start: int, side: int, other: int) -> int:
-    """Where a window of another side begins that has the same centre (half a pixel above it for odd differences)."""
+def around(start: Places, side: Places, other: Places) -> Places:
+    """Where a window of another side begins that has the same centre (half a pixel above it for odd differences):
+    integers, or arrays of them."""
     return start + (side - other) // 2
 
 

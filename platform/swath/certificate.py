@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from patchstore import Store
 from swath import autocorrelation
 from swath.autocorrelation import Length
+from swath.blend import around
 from swath.ground import NEGLIGIBLE_PX, Place, cell_edges, place
 from swath.patches import PatchPlan
 from swath.split import SPLITS, Split, SplitName
@@ -147,16 +148,20 @@ class _Shown:
 
 
 def _windows(plan: PatchPlan) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """Number, rows and columns (first and past the last, int64 (2, P)) of the windows of each scene of a plan."""
-    side_P = plan.side_SC[plan.scene_P, plan.scale_P].astype(np.int64)
+    """Number, rows and columns (first and past the last, int64 (2, P)) of the windows of each scene of a plan; of
+    concentric patches those of the coarsest scale, which hold the others."""
+    own_P = side_P = plan.side_SC[plan.scene_P, plan.scale_P].astype(np.int64)
+    if plan.together:
+        side_P = plan.side_SC[plan.scene_P, -1].astype(np.int64)
     order_P = np.argsort(plan.scene_P, kind="stable")
     bounds = np.searchsorted(plan.scene_P[order_P], np.arange(len(plan.scenes) + 1))
     found = []
     for number, (first, past) in enumerate(pairwise(bounds)):
         chosen = order_P[first:past]
         if len(chosen):
-            rows_2P, cols_2P = (np.stack([low_P[chosen], low_P[chosen] + side_P[chosen]])
-                                for low_P in (plan.row_P, plan.col_P))
+            first_P = [around(low_P[chosen].astype(np.int64), own_P[chosen], side_P[chosen])
+                       for low_P in (plan.row_P, plan.col_P)]
+            rows_2P, cols_2P = (np.stack([low_P, low_P + side_P[chosen]]) for low_P in first_P)
             found.append((number, rows_2P, cols_2P))
     return found
 

@@ -183,8 +183,8 @@ class PatchesConfig(Section):
     """Distance between neighbouring patches in patch pixels; None: as the size. The last ones are flush with the edge
     of the split's ground."""
     foreign: Literal["exclude", "ignore"] = "exclude"
-    """Patches whose window reaches over ground of no or another split: left out, or kept with the labels there
-    ignored (their pixels are seen all the same: the overlap certificate counts them)."""
+    """Patches whose window (of concentric ones the coarsest) reaches over ground of no or another split: left out, or
+    kept with the labels there ignored (their pixels are seen all the same: the overlap certificate counts them)."""
     min_foreground: float = 0.0
     """Relevance: least share of a training patch's labelled pixels that is not of a background class; above 0 it needs
     `background`."""
@@ -222,6 +222,21 @@ class PatchesConfig(Section):
     def step(self) -> int:
         """Distance between neighbouring patches in patch pixels."""
         return self.size if self.stride is None else self.stride
+
+    @property
+    def together(self) -> bool:
+        """Whether a sample shows all scales at once, around one centre."""
+        return self.combine == "concentric"
+
+    @property
+    def at_once(self) -> int:
+        """How many scales a sample shows."""
+        return len(self.scales) if self.together else 1
+
+    @property
+    def placed(self) -> tuple[float, ...]:
+        """The scales that have patches, labels and predictions of their own: of concentric ones the finest."""
+        return self.scales[:1] if self.together else self.scales
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,18 +14,23 @@ that every batch is whole and the sequence does not depend on how many workers s
 
 What it reads and how it mixes, against an order that is random throughout: tests/bench_order.py, tests/bench_mixing.py.
 
-Legend: P patches, G groups (the patches of a scene that are read from one level), W squares, V walks.
+Concentric patches are ordered by where their finest window lies; what the chunks of all their windows take is counted.
+
+Legend: P patches, G groups (the patches of a scene that are read from one level), W squares, V walks, O windows of a
+patch: one, or as many as a concentric one has scales.
 """
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swath.blend import around
 from swath.patches import PatchPlan
 
 ENOUGH = 0.6
@@ -142,26 +147,29 @@ def _squares(plan: PatchPlan, reach: int) -> _Squares:
     """Squares of about `reach` pixels, and what walking them costs."""
     square_P, strip_P, squares = _place(plan, reach)
     strips = int(strip_P.max()) + 1
-    first, last = np.full((2, squares * strips), FAR, np.int32), np.full((2, squares * strips), -FAR, np.int32)
-    windows_W, alone_W = np.zeros(squares), np.zeros(squares)  # in chunks: their area, and all that they touch
+    each = range(plan.at_once)
+    first = np.full((2, len(each), squares * strips), FAR, np.int32)
+    last = -first
+    windows_W, alone_OW = np.zeros(squares), np.zeros((len(each), squares))  # in chunks: area, and all they touch
     scale = len(plan) / plan.weight_P.sum(dtype=np.float64)
-    for part in _parts(len(plan)):
-        _, shift, side = _levels(plan, part)
+    for part, view in product(_parts(len(plan)), each):
+        _, shift, side = _levels(plan, part, view)
         key, touched = square_P[part] * strips + strip_P[part], np.ones(len(side), np.int64)
         for axis, at_P in enumerate((plan.row_P, plan.col_P)):
-            at = at_P[part] >> shift
-            low, high = at // plan.chunk, (at + side - 1) // plan.chunk
-            np.minimum.at(first[axis], key, low)
-            np.maximum.at(last[axis], key, high)
+            at = _begin(plan, at_P, part, view) >> shift
+            low, high = np.maximum(0, at) // plan.chunk, (at + side - 1) // plan.chunk
+            np.minimum.at(first[axis, view], key, low)
+            np.maximum.at(last[axis, view], key, high)
             touched *= high - low + 1
         draws = plan.weight_P[part] * scale
         windows_W += np.bincount(square_P[part], draws * (side / plan.chunk) ** 2, squares)
-        alone_W += np.bincount(square_P[part], draws * touched, squares)
+        alone_OW[view] += np.bincount(square_P[part], draws * touched, squares)
 
-    box_W = _area(first.reshape(2, squares, strips).min(axis=2), last.reshape(2, squares, strips).max(axis=2))
+    box_OW = _area(first.reshape(2, -1, squares, strips).min(axis=3), last.reshape(2, -1, squares, strips).max(axis=3))
+    box_W = box_OW.sum(axis=0)
     walks_W = np.maximum(box_W > 0, windows_W * ENOUGH // np.maximum(1, box_W)).astype(np.int32)
-    fetched = float(np.minimum(walks_W * box_W, alone_W).sum())
-    live = float(_area(first, last).max()) if fetched < 0.9 * alone_W.sum() else 0.0
+    fetched = float(np.minimum(walks_W * box_OW, alone_OW).sum())
+    live = float(_area(first, last).sum(axis=0).max()) if fetched < 0.9 * alone_OW.sum() else 0.0
     return _Squares(reach=reach, square_P=square_P, strip_P=strip_P, walks_W=walks_W,
                     live_bytes=live * plan.chunk**2 * plan.pixel_bytes, fetched=fetched / float(windows_W.sum()))
 
@@ -170,6 +178,14 @@ def _area(first: Ints, last: Ints) -> NDArray[np.float64]:
     """Chunks of rectangles given by their first and last row and column of chunks; 0 where there is none."""
     area: NDArray[np.float64] = np.maximum(0, last - first + 1).prod(axis=0, dtype=np.float64)
     return area
+
+
+def _begin(plan: PatchPlan, at_P: Ints, part: slice, view: int) -> Ints:
+    """Where the windows of some patches begin along an axis: their own, or the one of a concentric patch's scale."""
+    if view == 0:
+        return at_P[part]
+    scene, scale = plan.scene_P[part], plan.scale_P[part]
+    return around(at_P[part], plan.side_SC[scene, scale], plan.side_SC[scene, scale + view])
 
 
 def _place(plan: PatchPlan, reach: int) -> tuple[Ints, NDArray[np.uint16], int]:
@@ -208,9 +224,10 @@ class _Pieces:
         return pieces
 
 
-def _levels(plan: PatchPlan, part: slice) -> tuple[Ints, NDArray[np.int8], Ints]:
-    """Of some patches: the group, the level that is read, and the window's side in its pixels."""
-    at = plan.scene_P[part], plan.scale_P[part]
+def _levels(plan: PatchPlan, part: slice, view: int = 0) -> tuple[Ints, NDArray[np.int8], Ints]:
+    """Of some patches: the group, the level that is read, and the window's side in its pixels; of concentric ones at
+    the scale of that index."""
+    at = plan.scene_P[part], plan.scale_P[part] + view
     level = plan.level_SC[at]
     return plan.scene_P[part] * (int(plan.level_SC.max()) + 1) + level, level, -(-plan.side_SC[at] >> level)
 

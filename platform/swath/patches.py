@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from patchstore import CELL, Store, Window
 from patchstore.window import ENLARGED, centres, locate
 from swath import relevance
+from swath.blend import around
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
 from swath.places import CellSums, places, rectangles
@@ -45,7 +46,11 @@ class Own:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchPlan:
-    """The patches of a split: 13 bytes each, 17 where weights differ."""
+    """The patches of a split: 13 bytes each, 17 where weights differ.
+
+    Concentric patches are those of the finest scale: their place, labels, counts and weights are of its windows. Around
+    the same centre they show the ground of the further scales too, whose labels nobody reads.
+    """
 
     size: int
     """Side of a patch in patch pixels."""
@@ -74,7 +79,7 @@ class PatchPlan:
     pixel_bytes: int
     """Bytes of a decoded pixel: its bands and its label."""
     there_SK: NDArray[np.float64]
-    """Patch pixels of each class in the patches of each scale, each patch once."""
+    """Patch pixels of each class in the patches of each scale of `placed`, each patch once."""
     drawn_SK: NDArray[np.float64]
     """The same as expected in an epoch of draws."""
     exact: float
@@ -84,12 +89,35 @@ class PatchPlan:
     """What whoever uses the plan should know, each a sentence."""
     cells: Mapping[str, NDArray[np.bool_]] | None
     """The split's cells by scene where patches reach over foreign ones, whose labels are to be ignored; else none."""
+    together: bool = False
+    """Whether a patch is seen at all scales at once (concentric), or at its own."""
 
     def __len__(self) -> int:
         return len(self.scene_P)
 
+    @property
+    def at_once(self) -> int:
+        """How many scales a patch is seen at."""
+        return len(self.scales) if self.together else 1
+
+    @property
+    def placed(self) -> tuple[float, ...]:
+        """The scales that patches lie at: of concentric ones the finest."""
+        return self.scales[:1] if self.together else self.scales
+
+    def views(self, ids: Sequence[int] | NDArray[np.int64]) -> list[tuple[Window, ...]]:
+        """All that is seen of patches: for each id its window, and those of the further scales around its centre. They
+        may begin outside of the scene."""
+        windows = self.windows(ids)
+        if not self.together:
+            return [(window,) for window in windows]
+        return [(window, *(Window(window.scene, around(window.row, window.side, side),
+                                  around(window.col, window.side, side), side)
+                           for side in self.side_SC[self.scene_P[i], 1:].tolist()))
+                for i, window in zip(ids, windows, strict=True)]
+
     def windows(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Window]:
-        """The ground of patches: one window for each id."""
+        """The ground of patches: one window for each id, of concentric patches that of the finest scale."""
         return [
             Window(self.scenes[self.scene_P[i]], int(self.row_P[i]), int(self.col_P[i]),
                    int(self.side_SC[self.scene_P[i], self.scale_P[i]]))
@@ -115,8 +143,8 @@ class PatchPlan:
 
     @property
     def megapixels(self) -> float:
-        """Patch pixels of one epoch, in millions."""
-        return len(self) * self.size**2 / 1e6
+        """Patch pixels of one epoch, of all scales that are seen, in millions."""
+        return len(self) * self.at_once * self.size**2 / 1e6
 
 
 def factor(config: PatchesConfig, pixel_m2: float | None) -> float:
@@ -151,9 +179,10 @@ def factors(config: PatchesConfig, pixel_m2: float | None, name: str) -> tuple[f
 def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None = None) -> PatchPlan:
     """The patches of a split, of every scale of the configuration: scene by scene, scale by scale.
 
-    A patch belongs to a split when its whole window, as far as it lies in the scene, is in cells of that split, and it
-    has labelled pixels there; with `patches.foreign` ignore, when it has such pixels at all. A pixel that any whole
-    window of the split could show is in a patch (for a stride up to the size, before the filters). Train patches that
+    A patch belongs to a split when its whole window (of a concentric one that of its coarsest scale), as far as it lies
+    in the scene, is in cells of that split, and it has labelled pixels there; with `patches.foreign` ignore, when it
+    has such pixels at all. A pixel that any whole window of the split could show (of a concentric patch: its finest
+    window) is in a patch (for a stride up to the size, before the filters). Train patches that
     fail a filter of relevance are left out, and `patches.balance` weighs them; those of other splits are alike.
 
     Raises DataError when no patch is left, saying why, for a scale of which no train patch is left, for a class that
@@ -178,7 +207,8 @@ def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None
                         for values, kind in (([piece.scene for piece in found.pieces], np.int32),
                                              ([piece.scale for piece in found.pieces], np.uint8)))
     return PatchPlan(
-        size=config.patches.size, scales=config.patches.scales, scenes=tuple(found.cells), scene_P=scene_P,
+        size=config.patches.size, scales=config.patches.scales, together=config.patches.together,
+        scenes=tuple(found.cells), scene_P=scene_P,
         row_P=np.concatenate([piece.row_P for piece in found.pieces]),
         col_P=np.concatenate([piece.col_P for piece in found.pieces]), scale_P=scale_P, weight_P=weight_P,
         side_SC=found.side_SC, level_SC=found.level_SC, chunk=store.settings.chunk, shard=store.settings.shard,
@@ -216,8 +246,8 @@ class _Survey:
                                  np.int8).reshape(self.side_SC.shape)
         self.pieces: list[_Piece] = []
         self.patches = self.exact = 0
-        self.labelled_S, self.unreached_S = np.zeros((2, len(config.scales)), np.int64)
-        self.there_SK = np.zeros((len(config.scales), len(store.classes)))
+        self.labelled_S, self.unreached_S = np.zeros((2, len(config.placed)))
+        self.there_SK = np.zeros((len(config.placed), len(store.classes)))
 
     def run(self) -> None:
         """Find the patches."""
@@ -226,11 +256,12 @@ class _Survey:
             labelled_IJ, shape = counts_IJK.sum(axis=2), self.store.scenes[scene].shape
             boxes = rectangles(cells_IJ if self.config.foreign == "exclude" else np.ones_like(cells_IJ))
             sums = CellSums(counts_IJK, shape)
-            for index, side in enumerate(self.side_SC[number].tolist()):
+            outer = int(self.side_SC[number, -1]) if self.config.together and self.config.foreign == "exclude" else None
+            for index, side in enumerate(self._sides(number)):
                 stride = max(1, round(self.config.step * float(self.factor_SC[number, index])))
-                found = places(shape, boxes, side, stride)
+                found = places(shape, boxes, side, stride, outer)
                 self.labelled_S[index] += labelled_IJ.sum()
-                self.unreached_S[index] += labelled_IJ[~found.reached_IJ].sum()
+                self.unreached_S[index] += (labelled_IJ * (1 - found.reached_IJ)).sum()
                 keep_P = np.zeros(len(found.row_P), np.bool_)
                 for some, pixels_PK in sums.by_class(found.row_P, found.col_P, side):
                     keep_P[some] = kept_P = self.sieve.keep(pixels_PK, side)
@@ -244,7 +275,7 @@ class _Survey:
     def bare(self) -> list[float]:
         """The scales of which no patch is left."""
         found = {piece.scale for piece in self.pieces if len(piece.row_P)}
-        return [scale for index, scale in enumerate(self.config.scales) if index not in found]
+        return [scale for index, scale in enumerate(self.config.placed) if index not in found]
 
     def weigh(self, classes: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The weight of every patch, and the class pixels that are then drawn: float32 (P), float64 (S, K).
@@ -256,8 +287,8 @@ class _Survey:
         weight_P, drawn_SK, first = np.empty(self.patches, np.float32), np.zeros_like(self.there_SK), 0
         for number, scene in enumerate(self.cells):
             sums = CellSums(self._counts(scene), self.store.scenes[scene].shape)
-            for index, side in enumerate(self.side_SC[number].tolist()):
-                piece = self.pieces[number * len(self.config.scales) + index]
+            for index, side in enumerate(self._sides(number)):
+                piece = self.pieces[number * len(self.config.placed) + index]
                 here_P = weight_P[first:first + len(piece.row_P)]
                 for some, pixels_PK in sums.by_class(piece.row_P, piece.col_P, side):
                     pixels_PK *= (self.config.size / side) ** 2
@@ -265,6 +296,11 @@ class _Survey:
                     drawn_SK[index] += weights @ pixels_PK
                 first += len(piece.row_P)
         return weight_P, drawn_SK
+
+    def _sides(self, scene: int) -> list[int]:
+        """Sides of the windows that patches have in a scene, by scale."""
+        sides: list[int] = self.side_SC[scene, :len(self.config.placed)].tolist()
+        return sides
 
     def _counts(self, scene: str) -> NDArray[np.int64]:
         """Counts by cell, of the split's own cells alone."""
@@ -279,7 +315,7 @@ def _empty(found: _Survey) -> str:
     if not found.cells:
         return what + f"no cell is in the {split} split; give it ground by split.{split} or a fraction"
     if not sieve.seen:
-        sides = np.unique(found.side_SC).tolist()
+        sides = np.unique(found.side_SC[:, -1] if config.together else found.side_SC).tolist()
         return what + (f"no window of {' or '.join(map(str, sides))} scene pixels fits into the {split} cells of "
                        f"{len(found.cells)} scenes; use a smaller patches.size or patches.scales, larger blocks, or "
                        "patches.foreign ignore")
@@ -298,9 +334,11 @@ def _notes(found: _Survey) -> list[str]:
         if few := int((wanted_C > levels_C - 1).sum()):
             notes.append(f"Scale {scale:g} is coarser than the levels of {few} of {len(levels_C)} {split} scenes; "
                          "their coarsest is read and resampled.")
-        if lost := int(found.unreached_S[index]):
-            notes.append(f"{lost:,} of {int(found.labelled_S[index]):,} labelled {split} pixels lie where no window of "
-                         f"scale {scale:g} fits into the {split} cells; no patch reaches them.")
+    for index, scale in enumerate(config.placed):
+        if lost := round(found.unreached_S[index]):
+            around_it = f" and the ground around it at scale {config.scales[-1]:g}" if config.together else ""
+            notes.append(f"{lost:,} of {round(found.labelled_S[index]):,} labelled {split} pixels lie where no window "
+                         f"of scale {scale:g}{around_it} fits into the {split} cells; no patch reaches them.")
     notes += [f"No {split} patch is left at scale {scale:g}." for scale in found.bare()]
     if config.step > config.size:
         notes.append(f"patches.stride {config.step} is more than patches.size {config.size}: pixels between patches "

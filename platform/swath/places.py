@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import CELL
-from swath.blend import starts
+from swath.blend import around, starts
 
 Box = tuple[int, int, int, int]
 """A rectangle: first row, row past the last, first column, column past the last."""
@@ -64,32 +64,62 @@ class Places:
     """First row of each window; rows do not fall."""
     col_P: NDArray[np.int32]
     """First column of each window."""
-    reached_IJ: NDArray[np.bool_]
-    """Cells that lie in a rectangle which windows fit into."""
+    reached_IJ: NDArray[np.float64]
+    """Share of each cell that lies in a rectangle which windows fit into."""
 
 
-def places(shape: tuple[int, int], boxes: list[Box], side: int, stride: int) -> Places:
+def places(shape: tuple[int, int], boxes: list[Box], side: int, stride: int, outer: int | None = None) -> Places:
     """Windows of `side` pixels that lie, as far as they lie in the scene, in one of the maximal rectangles `boxes`.
 
+    With `outer` it is the squares of so many pixels around the windows' centres that lie there: the rectangles are
+    first narrowed by what those reach further, but for sides that are the scene's own edge.
+
     Of the rectangles that a window fits into, or that span a scene that is narrower than it, the largest are taken
-    first, and those left out that have no cell which another has not. Each gets windows every `stride` pixels from its
+    first, and those left out that have no pixel which another has not. Each gets windows every `stride` pixels from its
     corner on, the last flush with its end. Linear in windows and rectangles.
     """
-    reached_IJ = np.zeros([-(-length // CELL) for length in shape], np.bool_)
+    spans = [_narrowed(_pixels(box, shape), shape, side, outer or side) for box in boxes]
+    hosts = sorted((span for span in spans if _fits(span[:2], shape[0], side) and _fits(span[2:], shape[1], side)),
+                   key=_rank)
+    ends_2P = np.array(hosts, np.int64).reshape(-1, 2, 2).swapaxes(0, 1).reshape(2, -1)
+    edges_R, edges_C = (np.unique(np.concatenate([np.arange(0, length, CELL), [length], ends_P]))
+                        for length, ends_P in zip(shape, ends_2P, strict=True))
+    reached_RC = np.zeros((len(edges_R) - 1, len(edges_C) - 1), np.bool_)  # between one edge and the next
     lattices: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    spans = [_pixels(box, shape) for box in boxes]
-    hosts = [(box, span) for box, span in zip(boxes, spans, strict=True)
-             if _fits(span[:2], shape[0], side) and _fits(span[2:], shape[1], side)]
-    for (i, past_i, j, past_j), (top, end, left, past) in sorted(hosts, key=lambda host: _rank(host[1])):
-        if not reached_IJ[i:past_i, j:past_j].all():
-            reached_IJ[i:past_i, j:past_j] = True
+    for span in hosts:
+        top, end, left, past = span
+        (i, past_i), (j, past_j) = np.searchsorted(edges_R, (top, end)), np.searchsorted(edges_C, (left, past))
+        if not reached_RC[i:past_i, j:past_j].all():
+            reached_RC[i:past_i, j:past_j] = True
             lattices.append((top + starts(end - top, side, stride), left + starts(past - left, side, stride)))
     row_P, col_P = _union(lattices, shape[1])
-    return Places(row_P=row_P, col_P=col_P, reached_IJ=reached_IJ)
+    return Places(row_P=row_P, col_P=col_P, reached_IJ=_by_cell(reached_RC, edges_R, edges_C))
 
 
 def _pixels(box: Box, shape: tuple[int, int]) -> Box:
     return box[0] * CELL, min(box[1] * CELL, shape[0]), box[2] * CELL, min(box[3] * CELL, shape[1])
+
+
+def _narrowed(span: Box, shape: tuple[int, int], side: int, outer: int) -> Box:
+    """Where windows of `side` may lie if the squares of `outer` pixels around their centres are to lie in a span, as
+    far as they lie in the scene."""
+    before = -around(0, side, outer)
+    after = outer - side - before
+    top, end, left, past = span
+    return (top + before if top else 0, end - after if end < shape[0] else end,
+            left + before if left else 0, past - after if past < shape[1] else past)
+
+
+def _by_cell(reached_RC: NDArray[np.bool_], edges_R: NDArray[np.int64], edges_C: NDArray[np.int64]
+             ) -> NDArray[np.float64]:
+    """The share of each cell that is reached, on a grid that has an edge wherever the cells have one."""
+    high_R, wide_C = np.diff(edges_R), np.diff(edges_C)
+    first_I, first_J = np.flatnonzero(edges_R[:-1] % CELL == 0), np.flatnonzero(edges_C[:-1] % CELL == 0)
+    area_RC = reached_RC * high_R[:, None] * wide_C
+    area_IJ = np.add.reduceat(np.add.reduceat(area_RC, first_I, axis=0), first_J, axis=1)
+    shares_IJ: NDArray[np.float64] = area_IJ / np.outer(np.add.reduceat(high_R, first_I),
+                                                        np.add.reduceat(wide_C, first_J))
+    return shares_IJ
 
 
 def _fits(span: tuple[int, int], length: int, side: int) -> bool:
