@@ -114,24 +114,27 @@ class Store:
         self.begin(windows, images_NBSS, labels_NSS)()
         return images_NBSS, labels_NSS
 
-    def begin(self, windows: Sequence[Window], images_NBSS: Array, labels_NSS: NDArray[np.uint8]
+    def begin(self, windows: Sequence[Window], images_NBSS: Sequence[Array] | Array, labels_MSS: NDArray[np.uint8]
               ) -> Callable[[], None]:
         """Ask for patches as `read` gives them, into arrays of the caller's. Returns what waits until they are there.
 
-        The arrays are C-contiguous, and are left alone until then. Both steps raise as `read` does.
+        Labels are read of the first M windows alone: M is N, or less where the others are seen without. The arrays
+        (images may be one of the four axes, or one of three for each window) are C-contiguous, and are left alone until
+        then. Both steps raise as `read` does.
         """
         kv.guard()
-        size = labels_NSS.shape[-1]
+        size = labels_MSS.shape[-1]
         scenes = [self._scene(window.scene) for window in windows]
         squares = [locate(int(window.row), int(window.col), int(window.side), size, scene.levels)
                    for window, scene in zip(windows, scenes)]
-        for path in dict.fromkeys(array_path(scene, array, square.level) for scene, square in zip(scenes, squares)
-                                  for array in ("image", "mask")[:1 + scene.has_mask]):
+        places = [("image", scene, square) for scene, square in zip(scenes, squares)]
+        places += [("mask", scene, square) for scene, square, _ in zip(scenes, squares, labels_MSS) if scene.has_mask]
+        for path in dict.fromkeys(array_path(scene, array, square.level) for array, scene, square in places):
             self._open(path)  # all at once: on an object store each is a round trip
-        labels_NSS[...] = self.ignore
-        pending: list[_Pending] = []
-        for scene, square, out_BSS, out_SS in zip(scenes, squares, images_NBSS, labels_NSS):
-            pending.append(self._ask_pixels(scene, square, out_BSS))
+        labels_MSS[...] = self.ignore
+        pending = [self._ask_pixels(scene, square, out_BSS)
+                   for scene, square, out_BSS in zip(scenes, squares, images_NBSS)]
+        for scene, square, out_SS in zip(scenes, squares, labels_MSS):
             if scene.has_mask:
                 pending.extend(self._ask_labels(scene, square, out_SS))
 
@@ -144,7 +147,7 @@ class Store:
                 if read.finish is not None:
                     read.finish()
             if self._merged:
-                labels_NSS[...] = self._merged.labels(labels_NSS)
+                labels_MSS[...] = self._merged.labels(labels_MSS)
 
         return finish
 
