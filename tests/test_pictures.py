@@ -140,7 +140,7 @@ def patches_of(light: int) -> tuple[np.ndarray, np.ndarray]:
     labels_NHW[:, :, 32:] = 1
     labels_NHW[:, :8, :8] = 255
     images_NBHW = np.where(labels_NHW == 1, 100, 50)[:, None].repeat(4, axis=1).astype(np.uint8) + np.uint8(light)
-    return images_NBHW, labels_NHW
+    return images_NBHW[:, None], labels_NHW
 
 
 def test_a_contact_sheet_shows_each_row_and_a_change_of_light(tmp_path: Path) -> None:

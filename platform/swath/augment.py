@@ -7,21 +7,25 @@
     drone         the longest, for photographs from low flights: aerial's and more of it, distortions, shadows
 
 What a geometry leaves empty is filled by reflection, of labels too. Labels follow geometry and never colour; their
-pixels are moved and never mixed, so none gets a class that was not there. Colour, shadow, blur and noise change the
-bands `augment.rgb` of uint8 imagery; other bands pass through.
+pixels are moved and never mixed, so none gets a class that was not there. The scales of a concentric patch are varied
+alike: the ground is turned, zoomed and shifted about their common centre, a shift being a share of the finest. Where
+that is reflected then, the coarser scales show the true ground, so there labels are ignored (most, under
+`landcover_ai`). `drone` is not for them: what its distortions do to one scale they do not do to another.
+Colour, shadow, blur and noise change the bands `augment.rgb` of uint8 imagery; other bands pass through.
 
 A patch's variation follows from its seed alone, whatever the process, the thread or the cut into batches. The
 symmetries are ours (OpenCV on each plane, in place), the rest is albumentations, which is imported at the first
 patch that needs it. OpenCV's own threads change no result; how many it may use (cv2.setNumThreads, for a whole
 process) is for the process to say that runs several of these at once.
 
-N patches, B bands, H and W the patch's sides, C the bands of colour.
+N patches, S scales of each (1, but for concentric ones), B bands, H and W the patch's sides, C the bands of colour.
 """
 
 import random
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,26 +55,37 @@ class _Pipeline:
     """Transforms of all bands and of the labels."""
     colour: Callable[[int, bool], Transforms] | None = None
     """Transforms of the bands of colour; the second argument says whether they are three, or one grey band."""
+    affine: bool = True
+    """Whether the geometry consists of affine maps alone, which mean the same ground at every scale."""
 
 
 class Augment:
     """Varies patches by one of the pipelines. Several threads may share it; it pickles as its arguments."""
 
-    def __init__(self, config: AugmentConfig, *, size: int, bands: int, dtype: np.dtype[np.generic]) -> None:
-        """For patches of size x size pixels with so many bands of this type, one that a store may have.
+    def __init__(self, config: AugmentConfig, *, size: int, bands: int, dtype: np.dtype[np.generic],
+                 scales: Sequence[float] = (1.0,), ignore: int = 255) -> None:
+        """For patches of size x size pixels with so many bands of this type, one that a store may have; `scales`: at
+        which each is seen at once, the finest, whose labels there are, first. `ignore`: the label of no class.
 
-        Raises ConfigError when the pipeline cannot take such bands or such a type, with what to choose.
+        Raises ConfigError when the pipeline cannot take such bands, such a type or several scales, with what to choose.
         """
         self._pipeline = _PIPELINES[config.pipeline]
         if self._pipeline.colour:
             _check_colour(config, bands, dtype)
+        if len(scales) > 1 and not self._pipeline.affine:
+            able = [name for name, pipeline in _PIPELINES.items() if pipeline.affine]
+            raise ConfigError(f"augment.pipeline {config.pipeline} distorts a patch by shares of its side, which is other "
+                              f"ground at each scale of patches.combine concentric; choose {', '.join(able)}")
         self._arguments = (config, size, bands, dtype)
+        self._ignore = ignore
+        self._scales = tuple(scales)
         self._planes = [band - 1 for band in dict.fromkeys(config.rgb)]
         self._local = threading.local()  # a pipeline keeps its random state, so each thread has its own
 
     def __reduce__(self) -> tuple[Callable[..., "Augment"], tuple[AugmentConfig]]:
         config, size, bands, dtype = self._arguments
-        return partial(Augment, size=size, bands=bands, dtype=dtype), (config,)
+        return partial(Augment, size=size, bands=bands, dtype=dtype, scales=self._scales,
+                       ignore=self._ignore), (config,)
 
     def __call__(self, image_BHW: NDArray[Any], label_HW: NDArray[np.uint8], seed: int
                  ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
@@ -79,40 +94,68 @@ class Augment:
         self.vary(images_NBHW, labels_NHW, [seed])
         return images_NBHW[0], labels_NHW[0]
 
-    def vary(self, images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], seeds_N: Sequence[int] | NDArray[Any]
+    def vary(self, images: NDArray[Any], labels_NHW: NDArray[np.uint8], seeds_N: Sequence[int] | NDArray[Any]
              ) -> None:
         """Vary a batch in place: each patch from its own seed (0 or more).
 
-        The arrays may lie anywhere, in shared memory too. Raises ValueError when they are not what the constructor was
-        told, or when a patch's rows are not contiguous.
+        `images` are (N, S, B, H, W), or (N, B, H, W) where there is one scale. The arrays may lie anywhere, in shared
+        memory too. Raises ValueError when they are not what the constructor was told, or when a patch's rows are not
+        contiguous.
         """
-        self._check(images_NBHW, labels_NHW, len(seeds_N))
+        images_NSBHW = images[:, None] if images.ndim == 4 else images
+        self._check(images_NSBHW, labels_NHW, len(seeds_N))
         if self._pipeline.symmetries == 1 and self._pipeline.geometry is None:
             return
-        for image_BHW, label_HW, seed in zip(images_NBHW, labels_NHW, seeds_N, strict=True):
+        for image_SBHW, label_HW, seed in zip(images_NSBHW, labels_NHW, seeds_N, strict=True):
             draws = random.Random(int(seed))
             symmetry = int(draws.random() * self._pipeline.symmetries)
-            for plane_HW in (*image_BHW, label_HW):
+            for plane_HW in (*(plane for image_BHW in image_SBHW for plane in image_BHW), label_HW):
                 _turn(plane_HW, symmetry)
             if self._pipeline.geometry or self._pipeline.colour:
-                self._resample(image_BHW, label_HW, np.random.default_rng(int(seed)), draws)
+                self._resample(image_SBHW, label_HW, np.random.default_rng(int(seed)), draws)
 
-    def _resample(self, image_BHW: NDArray[Any], label_HW: NDArray[np.uint8], generator: np.random.Generator,
+    def _resample(self, image_SBHW: NDArray[Any], label_HW: NDArray[np.uint8], generator: np.random.Generator,
                   draws: random.Random) -> None:
         """The steps that are albumentations'. One random state serves all transforms: its own set_random_seed gives
         each the same seed, and their draws would be the same numbers."""
         if not hasattr(self._local, "steps"):
             self._local.steps = self._steps()
         geometry, colour = self._local.steps
-        for step in filter(None, (geometry, colour)):
-            step.set_random_state(generator, draws)
         if geometry:
-            moved = geometry(image=_merge(list(image_BHW)), mask=label_HW)
-            _split(moved["image"], list(image_BHW))
-            np.copyto(label_HW, moved["mask"])
+            geometry.set_random_state(generator, draws)
+            if len(image_SBHW) > 1:
+                self._move_together(image_SBHW, label_HW, geometry.transforms, draws)
+            else:
+                moved = geometry(image=_merge(list(image_SBHW[0])), mask=label_HW)
+                _split(moved["image"], list(image_SBHW[0]))
+                np.copyto(label_HW, moved["mask"])
         if colour:
-            planes = [image_BHW[plane] for plane in self._planes]
-            _split(colour(image=_merge(planes))["image"], planes)
+            copies = [deepcopy((generator, draws)) for _ in image_SBHW[1:]]  # each scale is given the same draws
+            for image_BHW, state in zip(image_SBHW, [*copies, (generator, draws)], strict=True):
+                colour.set_random_state(*state)
+                planes = [image_BHW[plane] for plane in self._planes]
+                _split(colour(image=_merge(planes))["image"], planes)
+
+    def _move_together(self, image_SBHW: NDArray[Any], label_HW: NDArray[np.uint8], affines: Transforms,
+                       draws: random.Random) -> None:
+        """Geometry of several scales: affine maps of the ground about the common centre, drawn for the finest patch. At
+        a coarser scale the same map has the same linear part, and a shift of as many fewer pixels."""
+        size = len(label_HW)
+        middle_2 = np.full(2, (size - 1) / 2)
+        for affine in affines:
+            if draws.random() >= affine.p:
+                continue
+            matrix_23 = affine.get_params_dependent_on_data({"shape": label_HW.shape}, {})["matrix"][:2]
+            linear_22 = matrix_23[:, :2]
+            shift_2 = linear_22 @ middle_2 + matrix_23[:, 2] - middle_2
+            np.copyto(label_HW, cv2.warpAffine(label_HW, matrix_23, (size, size), flags=cv2.INTER_NEAREST,
+                                               borderMode=cv2.BORDER_CONSTANT, borderValue=self._ignore))
+            for scale, image_BHW in zip(self._scales, image_SBHW, strict=True):
+                own_2 = middle_2 + shift_2 * self._scales[0] / scale - linear_22 @ middle_2
+                own_23 = np.column_stack([linear_22, own_2])
+                for plane_HW in image_BHW:
+                    np.copyto(plane_HW, cv2.warpAffine(plane_HW, own_23, (size, size), flags=cv2.INTER_LINEAR,
+                                                       borderMode=cv2.BORDER_REFLECT_101))
 
     def _steps(self) -> tuple[Any, Any]:
         """Geometry and colour, ready to be called; None for a step that the pipeline does not have."""
@@ -122,15 +165,16 @@ class Augment:
         return (A.Compose(geometry(size)) if geometry else None,
                 A.Compose(colour(size, len(self._planes) == 3)) if colour else None)
 
-    def _check(self, images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], seeds: int) -> None:
+    def _check(self, images_NSBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], seeds: int) -> None:
         _, size, bands, dtype = self._arguments
-        if images_NBHW.shape != (seeds, bands, size, size) or labels_NHW.shape != (seeds, size, size):
-            raise ValueError(f"augment: images {images_NBHW.shape}, labels {labels_NHW.shape} and {seeds} seeds, "
-                             f"for patches of {bands} x {size} x {size}")
-        if images_NBHW.dtype != dtype or labels_NHW.dtype != np.uint8:
-            raise ValueError(f"augment: images of {images_NBHW.dtype} and labels of {labels_NHW.dtype}, for {dtype} "
+        patch = (len(self._scales), bands, size, size)
+        if images_NSBHW.shape != (seeds, *patch) or labels_NHW.shape != (seeds, size, size):
+            raise ValueError(f"augment: images {images_NSBHW.shape}, labels {labels_NHW.shape} and {seeds} seeds, "
+                             f"for patches of {' x '.join(map(str, patch))}")
+        if images_NSBHW.dtype != dtype or labels_NHW.dtype != np.uint8:
+            raise ValueError(f"augment: images of {images_NSBHW.dtype} and labels of {labels_NHW.dtype}, for {dtype} "
                              "and uint8")
-        for array in (images_NBHW, labels_NHW):  # OpenCV would write to a copy
+        for array in (images_NSBHW, labels_NHW):  # OpenCV would write to a copy
             if array.strides[-2:] != (size * array.itemsize, array.itemsize):
                 raise ValueError(f"augment: rows that are not contiguous, of strides {array.strides}")
 
@@ -243,5 +287,5 @@ _PIPELINES = {
     "flips": _Pipeline(symmetries=8),
     "aerial": _Pipeline(symmetries=8, geometry=_aerial_geometry, colour=_aerial_colour),
     "landcover_ai": _Pipeline(symmetries=4, geometry=_landcover_ai_geometry),
-    "drone": _Pipeline(symmetries=8, geometry=_drone_geometry, colour=_drone_colour),
+    "drone": _Pipeline(symmetries=8, geometry=_drone_geometry, colour=_drone_colour, affine=False),
 }

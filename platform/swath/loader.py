@@ -26,7 +26,7 @@ from swath.ring import SLOTS, Ring
 
 CPU = torch.device("cpu")
 Arrays = tuple[NDArray[Any], NDArray[np.uint8]]
-"""images_NBHW, labels_NHW."""
+"""images_NSBHW, labels_NHW."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Batch:
     labels_NHW: torch.Tensor
     """uint8 class indices and the ignore index; on the loader's device."""
     windows: Sequence[Window]
-    """Where each patch lies."""
+    """Where each patch lies: of concentric ones the finest window, whose labels are here."""
     ids: NDArray[np.int64]
     """Each patch's number in the plan."""
 
@@ -114,8 +114,8 @@ class Loader:
                 with _pinned(filler):
                     yield from self._sent(filled)
             else:
-                for images_NBHW, labels_NHW, task, ids in filled:
-                    yield Batch(index=task.index, images_NSBHW=torch.from_numpy(images_NBHW)[:, None],
+                for images_NSBHW, labels_NHW, task, ids in filled:
+                    yield Batch(index=task.index, images_NSBHW=torch.from_numpy(images_NSBHW),
                                 labels_NHW=torch.from_numpy(labels_NHW), windows=task.windows, ids=ids)
 
     @property
@@ -127,7 +127,7 @@ class Loader:
         """What one batch asks of this rank's readers, and the ids of its patches."""
         ids = order.share(order.batch(self.plan, self.seed, 0, index, self.batch), self.rank, self.world_size)
         return Task(index=index, slot=index % SLOTS, place=index * self.batch + self.rank * self.share,
-                    windows=tuple(self.plan.windows(ids)), own=self.plan.own(ids)), ids
+                    views=tuple(self.plan.views(ids)), own=self.plan.own(ids)), ids
 
     def _filled(self, filler: _Filler, start: int, stop: int
                 ) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], Task, NDArray[np.int64]]]:
@@ -147,8 +147,8 @@ class Loader:
 
     def _filler(self) -> _Filler:
         readers = min(self.readers, self.share)
-        layout = Layout(slots=SLOTS, patches=self.share, bands=self.store.bands, size=self.plan.size,
-                        dtype=self.store.dtype.str, readers=max(1, readers))
+        layout = Layout(slots=SLOTS, patches=self.share, scales=self.plan.at_once, bands=self.store.bands,
+                        size=self.plan.size, dtype=self.store.dtype.str, readers=max(1, readers))
         cache = order.cache_bytes(self.plan, self.batch, self.world_size) // layout.readers
         setup = Setup(store=self.store.with_cache(cache), fingerprint=self.store.fingerprint, augment=self.augment,
                       seed=self.seed, layout=layout, reader=0)
@@ -161,13 +161,13 @@ class Loader:
         to_device = partial(torch.Tensor.to, device=self.device, non_blocking=True)
         ahead: tuple[Batch, torch.cuda.Event] | None = None
         try:
-            for images_NBHW, labels_NHW, task, ids in filled:
+            for images_NSBHW, labels_NHW, task, ids in filled:
                 with torch.cuda.stream(stream):
-                    images, labels = to_device(torch.from_numpy(images_NBHW)), to_device(torch.from_numpy(labels_NHW))
+                    images, labels = to_device(torch.from_numpy(images_NSBHW)), to_device(torch.from_numpy(labels_NHW))
                     arrived = stream.record_event()
                 if ahead is not None:
                     yield self._received(*ahead)
-                ahead = Batch(index=task.index, images_NSBHW=images[:, None], labels_NHW=labels, windows=task.windows,
+                ahead = Batch(index=task.index, images_NSBHW=images, labels_NHW=labels, windows=task.windows,
                               ids=ids), arrived
                 arrived.synchronize()  # before its slot of the ring is filled anew; the caller's step has taken longer
             if ahead is not None:
@@ -195,10 +195,10 @@ class _Here:
     def ask(self, task: Task) -> None:
         """See `Ring`."""
         layout = self._setup.layout
-        images_NBHW = np.empty((layout.patches, layout.bands, layout.size, layout.size), layout.dtype)
+        images_NSBHW = np.empty((layout.patches, layout.scales, layout.bands, layout.size, layout.size), layout.dtype)
         labels_NHW = np.empty((layout.patches, layout.size, layout.size), np.uint8)
-        self._begun[task.index] = (images_NBHW, labels_NHW), *reader.begin(
-            self._setup.store, task, images_NBHW, labels_NHW, self._setup.augment, self._setup.seed)
+        self._begun[task.index] = (images_NSBHW, labels_NHW), *reader.begin(
+            self._setup.store, task, images_NSBHW, labels_NHW, self._setup.augment, self._setup.seed)
 
     def take(self, index: int) -> Arrays:
         """See `Ring`."""

@@ -88,13 +88,13 @@ def measure(job: Job, device_rate: float) -> Pace:
     """
     loader, size, bands = job.loader, job.plan.size, job.store.bands
     store = job.store.with_cache(order.cache_bytes(job.plan, loader.batch, loader.world_size))
-    images_NBHW = np.empty((loader.share, bands, size, size), job.store.dtype)
+    images_NSBHW = np.empty((loader.share, job.plan.at_once, bands, size, size), job.store.dtype)
     labels_NHW = np.empty((loader.share, size, size), np.uint8)
     tasks = [loader.task(index)[0] for index in range(1 + _BATCHES)]
     varies: list[Callable[[], None]] = []
 
     def read(index: int) -> None:
-        wait, vary = reader.begin(store, tasks[index], images_NBHW, labels_NHW, loader.augment, loader.seed)
+        wait, vary = reader.begin(store, tasks[index], images_NSBHW, labels_NHW, loader.augment, loader.seed)
         wait()
         varies.append(vary)
 
@@ -103,7 +103,7 @@ def measure(job: Job, device_rate: float) -> Pace:
 
     def collate(index: int) -> None:
         task, ids = loader.task(1 + _BATCHES + index)
-        Batch(index=index, images_NSBHW=torch.from_numpy(images_NBHW)[:, None], ids=ids,
+        Batch(index=index, images_NSBHW=torch.from_numpy(images_NSBHW), ids=ids,
               labels_NHW=torch.from_numpy(labels_NHW), windows=task.windows)
 
     parts = {call.__name__: _part(call, loader.share) for call in (read, augment, collate)}

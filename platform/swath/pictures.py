@@ -151,8 +151,8 @@ def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_
 
 def contact(path: Path, rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8]]], *, titles: Sequence[str],
             colours: Sequence[Colour], names: Sequence[str], ignore: int) -> None:
-    """Draw patches as the network sees them: for each row (name, images_NBHW, labels_NHW) a strip of its images above
-    one of their labels, `titles` over the N columns, and a legend of the classes below.
+    """Draw patches as the network sees them: for each row (name, images_NSBHW, labels_NHW) a strip of its images at
+    each scale above one of their labels, `titles` over the N columns, and a legend of the classes below.
 
     The rows are variations of the same patches, the first of them as they are stored: its pixels set the stretch of
     each band for all, so that a change of light is seen as one. Raises ValueError when shapes, titles, colours and
@@ -161,13 +161,15 @@ def contact(path: Path, rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8
     _check_contact(rows, titles, colours, names)
     palette = _palette(colours, ignore)
     legend = legend_patches(colours, names, errors=False, ignored=any((labels == ignore).any() for *_, labels in rows))
-    limits = [_range(band_NHW) for band_NHW in rows[0][1].swapaxes(0, 1)]
-    figure = _above_legend(len(titles) * _PANEL + 0.6, 2 * len(rows) * (_PANEL + 0.06) + 0.4, legend)
-    panels = figure.subplots(2 * len(rows), 1, squeeze=False)[:, 0]
-    for (name, images_NBHW, labels_NHW), (above, below) in zip(rows, panels.reshape(-1, 2), strict=True):
-        above.imshow(_strip([shown(image_BHW, limits) for image_BHW in images_NBHW]), interpolation="antialiased")
+    limits = [_range(band_NSHW) for band_NSHW in np.moveaxis(rows[0][1], 2, 0)]
+    strips = rows[0][1].shape[1] + 1
+    figure = _above_legend(len(titles) * _PANEL + 0.6, strips * len(rows) * (_PANEL + 0.06) + 0.4, legend)
+    panels = figure.subplots(strips * len(rows), 1, squeeze=False)[:, 0]
+    for (name, images_NSBHW, labels_NHW), (*above, below) in zip(rows, panels.reshape(-1, strips), strict=True):
+        for axes, images_NBHW in zip(above, images_NSBHW.swapaxes(0, 1), strict=True):
+            axes.imshow(_strip([shown(image_BHW, limits) for image_BHW in images_NBHW]), interpolation="antialiased")
         below.imshow(_strip(list(palette[labels_NHW])), interpolation="nearest")
-        above.set_ylabel(name, color=_INK, fontsize=11)
+        above[0].set_ylabel(name, color=_INK, fontsize=11)
         below.set_ylabel("labels", color=_FAINT, fontsize=9)
     for axes in panels:
         axes.set(xticks=[], yticks=[])
@@ -272,8 +274,10 @@ def _check_sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predi
 
 def _check_contact(rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8]]], titles: Sequence[str],
                    colours: Sequence[Colour], names: Sequence[str]) -> None:
-    shapes = {shape for _, images, labels in rows for shape in (images.shape[:1] + images.shape[2:], labels.shape)}
-    if len(shapes) != 1 or len(titles) != next(iter(shapes))[0] or not titles or len(colours) != len(names):
+    shapes = {shape for _, images, labels in rows for shape in (images.shape[:1] + images.shape[3:], labels.shape)}
+    scales = {images.shape[1] for _, images, _ in rows}
+    if (len(shapes) != 1 or len(scales) != 1 or len(titles) != next(iter(shapes))[0] or not titles
+            or len(colours) != len(names)):
         raise ValueError(f"contact: {len(rows)} rows of shapes {sorted(shapes)}, {len(titles)} titles, {len(colours)} "
                          f"colours and {len(names)} names do not fit each other")
 

@@ -12,10 +12,10 @@ import select
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ from patchstore import PatchstoreError, Store, StoreError, Window
 from swath.augment import Augment
 
 if TYPE_CHECKING:  # a process that imports the plans' makers takes twice the memory
-    from swath.patches import Own
+    from swath.patches import Own, PatchPlan
 
 STARTING, IDLE, READING, VARYING = range(4)
 """What a reader does, as it notes beside the batches."""
@@ -42,9 +42,15 @@ class Task:
     """Where in the ring it goes."""
     place: int
     """Place in the run of its first patch: what each patch is varied by follows from its place."""
-    windows: tuple[Window, ...]
+    views: tuple[tuple[Window, ...], ...]
+    """For each patch all that is seen of it: its window, and those of further scales around its centre."""
     own: "tuple[Own | None, ...]"
     """For each patch where its labels count; None: everywhere."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The window of each patch."""
+        return tuple(views[0] for views in self.views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +64,11 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How batches lie in the memory that readers and loader share. N patches a batch, B bands."""
+    """How batches lie in the memory that readers and loader share. N patches a batch, S scales of each, B bands."""
 
     slots: int
     patches: int
+    scales: int
     bands: int
     size: int
     dtype: str
@@ -70,7 +77,7 @@ class Layout:
     @property
     def image_bytes(self) -> int:
         """Of a batch's pixels."""
-        return self.patches * self.bands * self.size**2 * np.dtype(self.dtype).itemsize
+        return self.patches * self.scales * self.bands * self.size**2 * np.dtype(self.dtype).itemsize
 
     @property
     def label_bytes(self) -> int:
@@ -83,13 +90,15 @@ class Layout:
         return self.slots * (self.image_bytes + self.label_bytes) + self.readers * 16 + 16
 
     def arrays(self, memory: mmap.mmap) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.int64]]:
-        """images (slots, N, B, size, size), labels (slots, N, size, size), notes (readers, 2): what, of which batch."""
+        """images (slots, N, S, B, size, size), labels (slots, N, size, size), notes (readers, 2): what, of which
+        batch."""
         ends = np.cumsum([self.slots * self.image_bytes, self.slots * self.label_bytes])
         images = np.frombuffer(memory, self.dtype, self.slots * self.image_bytes // np.dtype(self.dtype).itemsize)
         labels = np.frombuffer(memory, np.uint8, self.slots * self.label_bytes, int(ends[0]))
         notes = np.frombuffer(memory, np.int64, self.readers * 2, -(-int(ends[1]) // 8) * 8)
-        shape = (self.slots, self.patches, self.bands, self.size, self.size)
-        return images.reshape(shape), labels.reshape(shape[:2] + shape[3:]), notes.reshape(-1, 2)
+        patches, patch = (self.slots, self.patches), (self.size, self.size)
+        return (images.reshape(*patches, self.scales, self.bands, *patch), labels.reshape(*patches, *patch),
+                notes.reshape(-1, 2))
 
     def share(self, reader: int) -> slice:
         """The places of a batch that a reader fills: the same in every batch, so that it stays where its lanes are."""
@@ -111,11 +120,14 @@ class Setup:
     """Its number."""
 
 
-def begin(store: Store, task: Task, images_NBHW: NDArray[np.generic], labels_NHW: NDArray[np.uint8],
+def begin(store: Store, task: Task, images_NSBHW: NDArray[np.generic], labels_NHW: NDArray[np.uint8],
           augment: Augment | None, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """Ask for a task's patches, into arrays of its length. Returns what waits for them, and what then varies them in
-    place."""
-    wait = store.begin(task.windows, images_NBHW, labels_NHW)
+    place. Labels are those of each patch's own window."""
+    # All of the first scale, of which labels are read, then all of the second: the order in which they are asked for.
+    wait = store.begin([window for windows in zip(*task.views, strict=True) for window in windows],
+                       [image_BHW for images_NBHW in images_NSBHW.swapaxes(0, 1) for image_BHW in images_NBHW],
+                       labels_NHW)
 
     def vary() -> None:
         for own, labels_HW in zip(task.own, labels_NHW, strict=True):
@@ -123,9 +135,22 @@ def begin(store: Store, task: Task, images_NBHW: NDArray[np.generic], labels_NHW
                 own.keep(labels_HW, store.ignore)
         if augment is not None:
             places = range(task.place, task.place + len(labels_NHW))
-            augment.vary(images_NBHW, labels_NHW, [seed_of(seed, place) for place in places])
+            augment.vary(images_NSBHW, labels_NHW, [seed_of(seed, place) for place in places])
 
     return wait, vary
+
+
+def read(store: Store, plan: "PatchPlan", ids: Sequence[int] | NDArray[np.int64]
+         ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Patches of a plan as they are stored: images (N, S, B, size, size), and labels (N, size, size), of which those in
+    cells outside of the plan's split are ignored. Raises as `Store.read`."""
+    task = Task(index=0, slot=0, place=0, views=tuple(plan.views(ids)), own=plan.own(ids))
+    images_NSBHW = np.empty((len(ids), plan.at_once, store.bands, plan.size, plan.size), store.dtype)
+    labels_NHW = np.empty((len(ids), plan.size, plan.size), np.uint8)
+    wait, ignore_foreign = begin(store, task, images_NSBHW, labels_NHW, None, 0)
+    wait()
+    ignore_foreign()
+    return images_NSBHW, labels_NHW
 
 
 def seed_of(seed: int, place: int) -> int:

@@ -78,7 +78,7 @@ class Ring:
         self._tasks[task.index] = task
         for number, pipe in enumerate(self._pipes):
             share = self.layout.share(number)
-            part = replace(task, place=task.place + share.start, windows=task.windows[share], own=task.own[share])
+            part = replace(task, place=task.place + share.start, views=task.views[share], own=task.own[share])
             try:
                 pipe.send(part)
             except (BrokenPipeError, ConnectionResetError):
@@ -87,7 +87,7 @@ class Ring:
                 raise self._stuck(number, task, max(self._stuck_s, _START_S)) from None
 
     def take(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Wait for a batch: its images_NBHW and labels_NHW, in the ring. Batches are taken in the order of asking.
+        """Wait for a batch: its images_NSBHW and labels_NHW, in the ring. Batches are taken in the order of asking.
 
         Raises what a reader raised (ReadError), and LoaderError when a reader is gone or hangs.
         """
