@@ -142,7 +142,8 @@ def test_bad_arguments_are_one_message_and_exit_code_2(job_here: Job, arguments:
                  marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     (("--score.without", "lava"), ["score.without", "lava"]),
     (("--cluster.address", "foo", "--cluster.workers", "2"), ["cluster.address", "foo"]),
-    (("--patches.combine", "concentric", "--patches.scales", "1", "4"), ["patches.combine", "concentric"]),
+    (("--patches.combine", "concentric", "--patches.scales", "1", "4", "--augment.pipeline", "drone"),
+     ["augment.pipeline", "aerial"]),
 ])
 def test_settings_that_the_data_cannot_serve(job_here: Job, store_uri: str, option: tuple[str, ...], parts: list[str],
                                              tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Checkpoint:
         bare = replace(self.config.model, weights="none")  # the checkpoint has the weights
         flat_B = np.zeros(self.card.bands), np.ones(self.card.bands)
         net = models.build(bare, bands=self.card.bands, classes=len(self.card.classes), mean_B=flat_B[0],
-                           std_B=flat_B[1])
+                           std_B=flat_B[1], combine=self.config.patches.combine, scales=self.config.patches.scales)
         net.load_state_dict(self.state.get("average") or self.state["net"])
         net = net.to(device).eval()
         return net.to(memory_format=torch.channels_last) if device.type == "cuda" else net  # as it was trained

@@ -183,7 +183,8 @@ def check(config: Config, store: Store) -> dict[str, float]:
     check_parts(config, store, split)
     plan = patches.plan(store, config, "train", labels=split)
     net = models.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
-                       std_B=np.ones(store.bands), dtype=store.dtype)
+                       std_B=np.ones(store.bands), dtype=store.dtype, combine=config.patches.combine,
+                       scales=config.patches.scales)
     cost = models.cost(net, config.patches.size, store.bands)
     return {"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
             "plan/patches": len(plan), "plan/megapixels": plan.megapixels}
@@ -191,15 +192,13 @@ def check(config: Config, store: Store) -> dict[str, float]:
 
 def check_parts(config: Config, store: Store, split: Split) -> None:
     """Raise ConfigError or DataError for what is seen to be wrong with a configuration without building its network."""
-    if config.patches.combine == "concentric":
-        raise ConfigError("patches.combine: concentric patches are not read yet, though the networks for them are "
-                          "there; take single or mixture")
-    models.check(config.model)
+    models.check(config.model, config.patches.size)
     patches.plan(store, config, "train", labels=split)
     patches.plan(store, config, "val", labels=split)
     for scene, _ in split.scenes("test"):  # no patches are needed there, but it is to be scored
         patches.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
-    Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype)
+    Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype,
+            scales=config.patches.scales[:config.patches.at_once])
     score.check_without(store, config)
 
 

@@ -20,7 +20,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from patchstore import Store
-from swath import inference, losses, metrics, models, norms, patches, score, transfer
+from swath import inference, losses, metrics, models, norms, patches, reader, score, transfer
 from swath import split as splits
 from swath.augment import Augment
 from swath.checkpoint import Card
@@ -51,10 +51,13 @@ class Job:
         self.loader = Loader(store=store, plan=self.plan, batch=config.train.batch, seed=config.train.seed,
                              rank=context.rank, world_size=context.world_size,
                              augment=Augment(config.augment, size=config.patches.size, bands=store.bands,
-                                             dtype=store.dtype), readers=config.cluster.readers,
+                                             dtype=store.dtype, ignore=store.ignore,
+                                             scales=config.patches.scales[:config.patches.at_once]),
+                             readers=config.cluster.readers,
                              device=context.device, stuck_s=config.cluster.stuck_s)
+        least = 1 if config.patches.at_once > 1 else models.least_batch(config.model, config.patches.size)
         self.micro = MicroBatch(config.train.micro_batch, share=self.loader.share, size=config.patches.size,
-                                least=models.least_batch(config.model, config.patches.size))
+                                least=least)
         self.step_megapixels = step_megapixels(config)
         self.steps = step_count(config, self.plan)
         self.thaw = round(config.train.freeze * self.steps)
@@ -70,7 +73,8 @@ class Job:
         torch.manual_seed(self.config.train.seed)
         mean_B, std_B = splits.band_statistics(self.store, self.split)
         net = models.build(self.config.model, bands=self.store.bands, classes=self.classes, mean_B=mean_B,
-                           std_B=std_B, dtype=self.store.dtype)
+                           std_B=std_B, dtype=self.store.dtype, combine=self.config.patches.combine,
+                           scales=self.config.patches.scales)
         if self.config.model.init_from and self.context.resume is None:
             self.context.note(transfer.begin(net, self.config, self.card))
         device, several = self.context.device, self.context.world_size > 1
@@ -198,11 +202,18 @@ class Job:
         return float(self.sum_over_ranks(loss))
 
     def _validation(self, ids: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+<<<<<<< HEAD
         for first in range(0, len(ids), self.micro.most):
             some = ids[first : first + self.micro.most]
             images_NBHW, labels_NHW = self.store.read(self.val_plan.windows(some), self.config.patches.size)
             patches.mask_foreign(self.val_plan, some, labels_NHW, self.store.ignore)
             yield torch.from_numpy(images_NBHW)[:, None], torch.from_numpy(labels_NHW)
+=======
+        for first in range(0, len(ids), self.config.train.micro_batch):
+            some = ids[first : first + self.config.train.micro_batch]
+            images_NSBHW, labels_NHW = reader.read(self.store, self.val_plan, some)
+            yield torch.from_numpy(images_NSBHW), torch.from_numpy(labels_NHW)
+>>>>>>> e2c4b3d (Train concentric patches)
 
 
 def length(config: Config, plan: PatchPlan) -> float:
@@ -211,8 +222,8 @@ def length(config: Config, plan: PatchPlan) -> float:
 
 
 def step_megapixels(config: Config) -> float:
-    """Patch pixels of one optimiser step over all workers, in millions."""
-    return config.train.batch * config.patches.size**2 / 1e6
+    """Patch pixels of one optimiser step over all workers, of all scales that are seen, in millions."""
+    return config.train.batch * config.patches.at_once * config.patches.size**2 / 1e6
 
 
 def step_count(config: Config, plan: PatchPlan) -> int:

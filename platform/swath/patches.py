@@ -347,13 +347,3 @@ def _notes(found: _Survey) -> list[str]:
         notes.append(f"Of {found.sieve.seen:,} {split} windows {found.sieve.story()}.")
     return notes
 
-
-def mask_foreign(plan: PatchPlan, ids: Sequence[int] | NDArray[np.int64], labels_NHW: NDArray[np.uint8], ignore: int
-                 ) -> None:
-    """Ignore, in place, the labels of patches that lie in cells outside of the plan's split.
-
-    `labels_NHW`: as `store.read` gave them for plan.windows(ids). Does nothing for a plan without foreign cells.
-    """
-    for own, labels_HW in zip(plan.own(ids), labels_NHW, strict=True):
-        if own is not None:
-            own.keep(labels_HW, ignore)
