@@ -47,7 +47,8 @@ class Work:
     reports: int
     """Times that the validation sample is scored and a checkpoint written, the end included."""
     sample_windows_S: tuple[int, ...]
-    """Windows of each scale that a report puts through the network for the score of the sample."""
+    """Windows of each scale that a report puts through the network for the score of the sample; of concentric ones,
+    each of which shows all scales, those of the finest."""
     loss_patches: int
     """Patches of the validation loss of a report."""
     whole_windows_S: tuple[int, ...]
@@ -139,8 +140,8 @@ def work(store: Store, split: Split, config: Config, train: PatchPlan, val: Patc
 
 def windows(store: Store, regions: Iterable[Region], config: Config, plan: PatchPlan) -> tuple[int, ...]:
     """How many windows of each scale score the regions."""
-    total_S = np.zeros(len(plan.scales), np.int64)
-    sides = dict(zip(plan.scenes, plan.side_SC.tolist(), strict=True))
+    total_S = np.zeros(len(plan.placed), np.int64)
+    sides = dict(zip(plan.scenes, plan.side_SC[:, :len(plan.placed)].tolist(), strict=True))
     for scene, group in groupby(sorted(regions, key=lambda region: region.scene), key=lambda region: region.scene):
         size = config.patches.size
         lattices = [lattice(store.scenes[scene].shape, side_of(size, side / size), config.score.overlap, size)
@@ -167,7 +168,9 @@ def trial(job: Job) -> Trial:
     step_s, cores = _mean_seconds(lambda: loop.train_step(job, state, train, batch), job.context.device)
     net = state.best.eval()
     forward = inference.network_forward(net, job.precision, job.config.score.symmetries)
-    window_s_S = tuple(_window_seconds(job, forward, side) for side in np.median(job.val_plan.side_SC, axis=0).tolist())
+    sides = np.median(job.val_plan.side_SC, axis=0).round().astype(int).tolist()
+    window_s_S = tuple(_window_seconds(job, forward, some) for some in ([sides] if job.val_plan.together else
+                                                                        [[side] for side in sides]))
     with state.save(job.config, job.card, job.trained_cells()) as folder:
         weight = sum(path.stat().st_size for path in Path(folder).iterdir())
     return Trial(machine=machine(job.context.device), step_s=step_s, cores=cores, window_s_S=window_s_S,
@@ -181,16 +184,16 @@ def machine(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
-def _window_seconds(job: Job, forward: inference.Forward, scene_px: float) -> float:
-    """Seconds of a window of so many scene pixels on its way to classes: a row of windows, as many as are a batch; on a
-    CPU, which is slow and as fast with few, a quarter of that."""
+def _window_seconds(job: Job, forward: inference.Forward, sides: Sequence[int]) -> float:
+    """Seconds of a window, seen at once with all these sides in scene pixels, on its way to classes: a row of windows,
+    as many as are a batch; on a CPU, which is slow and as fast with few, a quarter of that."""
     size, overlap = job.config.patches.size, job.config.score.overlap
-    whole, side = predict.batch_size(size), round(scene_px)
+    whole, side = predict.batch_size(size, len(sides)), sides[0]
     count = whole if job.context.device.type == "cuda" else -(-whole // 4)
     reader = _Noise((side, side + (count - 1) * stride_of(side, overlap)), job.store.bands, job.store.dtype)
 
     def once() -> None:
-        strip = predict.part(reader, size=size, scales=(side / size,), overlap=overlap)
+        strip = predict.part(reader, size=size, scales=[side / size for side in sides], overlap=overlap, together=True)
         rows = predict.blend(strip, forward, classes=job.classes, batch=count, device=job.context.device)
         for _ in predict.classes_of(rows):
             pass
@@ -220,7 +223,7 @@ def _random_batch(job: Job) -> Batch:
     """A worker's share of a batch, of random pixels and labels."""
     size, count = job.config.patches.size, job.config.train.batch
     labels_NHW = np.random.default_rng(0).integers(job.classes, size=(count, size, size), dtype=np.uint8)
-    images_NSBHW = random_pixels((count, 1, job.store.bands, size, size), job.store.dtype)
+    images_NSBHW = random_pixels((count, job.plan.at_once, job.store.bands, size, size), job.store.dtype)
     images, labels = (torch.from_numpy(array).to(job.context.device) for array in (images_NSBHW, labels_NHW))
     return Batch(index=0, images_NSBHW=images, labels_NHW=labels, windows=[Window("", 0, 0, size)] * count,
                  ids=np.arange(count))

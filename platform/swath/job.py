@@ -202,18 +202,9 @@ class Job:
         return float(self.sum_over_ranks(loss))
 
     def _validation(self, ids: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-<<<<<<< HEAD
         for first in range(0, len(ids), self.micro.most):
-            some = ids[first : first + self.micro.most]
-            images_NBHW, labels_NHW = self.store.read(self.val_plan.windows(some), self.config.patches.size)
-            patches.mask_foreign(self.val_plan, some, labels_NHW, self.store.ignore)
-            yield torch.from_numpy(images_NBHW)[:, None], torch.from_numpy(labels_NHW)
-=======
-        for first in range(0, len(ids), self.config.train.micro_batch):
-            some = ids[first : first + self.config.train.micro_batch]
-            images_NSBHW, labels_NHW = reader.read(self.store, self.val_plan, some)
+            images_NSBHW, labels_NHW = reader.read(self.store, self.val_plan, ids[first : first + self.micro.most])
             yield torch.from_numpy(images_NSBHW), torch.from_numpy(labels_NHW)
->>>>>>> e2c4b3d (Train concentric patches)
 
 
 def length(config: Config, plan: PatchPlan) -> float:

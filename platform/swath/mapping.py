@@ -88,7 +88,7 @@ class Predictor:
         """Some rows of a scene. Raises DataError where `patches.pixel_m` has no meaning in it."""
         scales = patches.factors(self.patches, scene.source.pixel_m2, scene.source.origin)
         return predict.part(scene.source, size=self.patches.size, scales=scales, overlap=self.model.overlap,
-                            region=scene.region, rows=rows, tag=scene)
+                            together=self.patches.together, region=scene.region, rows=rows, tag=scene)
 
 
 def load(model: Model) -> Predictor:
@@ -111,7 +111,7 @@ def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[
     Raises DataError for scores that are not finite and where a band cannot be written, and what reading raises.
     """
     lots = ([predictor.part(scene, stretch)] for scene, rows in works for stretch in scene.bands.missing(rows))
-    size = predict.batch_size(predictor.patches.size)
+    size = predict.batch_size(predictor.patches.size, predictor.patches.at_once)
     with closing(predict.stream(lots, predictor.forward, classes=len(predictor.card.classes), batch=size,
                                 device=predictor.device)) as pieces:
         writer: _Writer | None = None

@@ -28,8 +28,9 @@ class Row:
     bytes: int
     """Decoded bytes of the windows' pixels in the level that they are read from, image and labels, once each. What is
     fetched is whole chunks, compressed, and less than once each where neighbours share them."""
-    labelled: float
-    """Share of the patch pixels that have a label."""
+    labelled: float | None
+    """Share of the patch pixels that have a label; none for the further scales of concentric patches, at which labels
+    are not read."""
     exact: float
     """Share of the split's patches, of all scales, whose class counts are exact, as PatchPlan.exact says."""
 
@@ -48,17 +49,18 @@ class Share:
     drawn: float
     """Share of the labels that an epoch draws, as relevance and balance have it."""
     drawn_by_scale: tuple[float, ...]
-    """The same within the patches of each scale."""
+    """The same within the patches of each scale that has patches of its own."""
 
 
 def rows(store: Store, name: SplitName, plan: PatchPlan) -> list[Row]:
-    """One row for each scale of a split's plan; scales without a patch have zeros."""
+    """One row for each scale of a split's plan; scales without a patch have zeros. Concentric patches are in all."""
     every = []
     for index, scale in enumerate(plan.scales):
-        patches_C = np.bincount(plan.scene_P[plan.scale_P == index], minlength=len(plan.scenes))
+        own = index < len(plan.placed)
+        patches_C = np.bincount(plan.scene_P[plan.together | (plan.scale_P == index)], minlength=len(plan.scenes))
         taken = np.flatnonzero(patches_C)
         patches, side_C, level_C = int(patches_C.sum()), plan.side_SC[:, index], plan.level_SC[:, index]
-        read_C = (-(-side_C.astype(np.int64) >> level_C)) ** 2 * plan.pixel_bytes
+        read_C = (-(-side_C.astype(np.int64) >> level_C)) ** 2 * (plan.pixel_bytes - (not own))
         metres = [None if (area := store.scenes[plan.scenes[c]].pixel_m2) is None else float(side_C[c] * area**0.5)
                   for c in taken.tolist()]
         known = [m for m in metres if m is not None]
@@ -67,7 +69,8 @@ def rows(store: Store, name: SplitName, plan: PatchPlan) -> list[Row]:
             split=name, scale=scale, patches=patches, megapixels=pixels / 1e6, bytes=int((patches_C * read_C).sum()),
             side_px=(int(side_C[taken].min()), int(side_C[taken].max())) if patches else (0, 0),
             side_m=(min(known), max(known)) if known and len(known) == len(metres) else None,
-            labelled=float(plan.there_SK[index].sum()) / pixels if pixels else 0.0, exact=float(plan.exact)))
+            labelled=(float(plan.there_SK[index].sum()) / pixels if pixels else 0.0) if own else None,
+            exact=float(plan.exact)))
     return every
 
 

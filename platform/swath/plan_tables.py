@@ -19,7 +19,7 @@ def patches(rows: Sequence[Row], size: int, notes: Sequence[str]) -> RenderableT
                    "labelled", "exact")
     for row in rows:
         table.add_row(row.split, f"{row.scale:g}", f"{row.patches:,}", _window(row), f"{row.megapixels:,.2f}",
-                      in_bytes(row.bytes), f"{row.labelled:.1%}", f"{row.exact:.1%}")
+                      in_bytes(row.bytes), "–" if row.labelled is None else f"{row.labelled:.1%}", f"{row.exact:.1%}")
     return Group(table, "Bytes: the windows' pixels, decoded, in the level that is read, image and labels.",
                  "Exact: patches whose class counts are: at full resolution, on the 64 px grid. Others' are estimated "
                  "from 64 px cells.",

@@ -231,10 +231,11 @@ def predict_array(forward: Callable[[NDArray[Any]], NDArray[np.float32]], image_
     return scores_KHW
 
 
-def batch_size(size: int) -> int:
-    """Windows to put through a network at once: a megapixel, 16 windows of 256 px (assumed, not measured). A function
-    of the size alone, so that the same batches are formed on every machine."""
-    return max(1, 2**20 // size**2)
+def batch_size(size: int, at_once: int = 1) -> int:
+    """Windows to put through a network at once: a megapixel of all their scales, 16 windows of 256 px at one scale
+    (assumed, not measured). A function of what a window has alone, so that the same batches are formed on every
+    machine."""
+    return max(1, 2**20 // (size**2 * at_once))
 
 
 def classes_of(rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

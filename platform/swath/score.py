@@ -32,7 +32,7 @@ BLOCK = 256
 """Side of a block of the sample in pixels: large enough that few of a window's pixels are predicted in vain."""
 _COST = 16
 """Network pixels for each scored pixel of a lone block, at the most for sizes up to 512 and an overlap of a half
-(counted: 9 at size 256, 16 at 512)."""
+(counted: 9 at size 256, 16 at 512). Concentric patches have as many at each scale; the sample is the same for all."""
 _SHARE = 0.1
 """Most that scoring the sample may cost, of the training between two reports."""
 _TRAINING = 3
@@ -165,7 +165,7 @@ def network_source(store: Store, forward: Forward, config: Config, device: torch
         lots = ([_part(store, region, config, index) for index, region in group]
                 for _, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
         with closing(predict.stream(lots, forward, classes=len(store.classes), device=device,
-                                    batch=predict.batch_size(config.patches.size))) as rows:
+                                    batch=predict.batch_size(config.patches.size, config.patches.at_once))) as rows:
             for part, row, scores_KhW in rows:
                 yield part.tag, row, predict.classes_of_scores(row, scores_KhW)
 
@@ -176,7 +176,8 @@ def _part(store: Store, region: Region, config: Config, index: int) -> Part:
     scales = patches.factors(config.patches, store.scenes[region.scene].pixel_m2,
                              f"{store.uri}: scene {region.scene}")
     return predict.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
-                        overlap=config.score.overlap, region=(region.rows, region.cols), tag=index)
+                        overlap=config.score.overlap, together=config.patches.together,
+                        region=(region.rows, region.cols), tag=index)
 
 
 def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], source: Source, *,

@@ -138,23 +138,27 @@ def read(texts: Sequence[str]) -> Space:
 def place(base: Config, point: Point) -> Config:
     """The configuration of a point: the base's, with the point's values and what follows from them.
 
-    - With another patch size the batch stays constant in pixels, as near as whole patches for every worker allow, and
-      with it the micro-batch; the stride keeps its share of the size. Fields that the point names are left alone.
     - Several scales are combined as the base combines them, or as a mixture; a single one is single.
+    - With another patch size, or another number of scales that are seen at once, the batch stays constant in pixels, as
+      near as whole patches for every worker allow, and with it the micro-batch; the stride keeps its share of the size.
+      Fields that the point names are left alone.
 
     Raises ConfigError for a value that its field does not take.
     """
     values: dict[str, Any] = {name: _value(name, value) for name, value in point.items()}
-    size, micro_batch = values.get("patches.size", base.patches.size), base.train.micro_batch
-    if size != base.patches.size and size > 0:
-        ratio, stride, workers = size / base.patches.size, base.patches.stride, base.cluster.workers
-        values = {"train.batch": workers * max(1, round(base.train.batch / ratio**2 / workers)),
-                  "train.micro_batch": (micro_batch if micro_batch == "auto" else
-                                        max(1, round(micro_batch / ratio**2))),
-                  "patches.stride": stride and max(1, round(stride * ratio))} | values
     if scales := values.get("patches.scales"):
         several = base.patches.combine if base.patches.combine != "single" else "mixture"
         values = {"patches.combine": several if len(scales) > 1 else "single"} | values
+    size, micro_batch = values.get("patches.size", base.patches.size), base.train.micro_batch
+    together = values.get("patches.combine", base.patches.combine) == "concentric"
+    at_once = len(scales or base.patches.scales) if together else 1
+    if (size, at_once) != (base.patches.size, base.patches.at_once) and size > 0:
+        ratio, stride, workers = size / base.patches.size, base.patches.stride, base.cluster.workers
+        pixels = ratio**2 * at_once / base.patches.at_once
+        values = {"train.batch": workers * max(1, round(base.train.batch / pixels / workers)),
+                  "train.micro_batch": (micro_batch if micro_batch == "auto" else
+                                        max(1, round(micro_batch / pixels))),
+                  "patches.stride": stride and max(1, round(stride * ratio))} | values
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, field = name.split(".")
