@@ -286,16 +286,16 @@ def test_however_a_batch_is_cut_the_weights_are_the_same(store: Store, tmp_path:
     weights = []
     for micro_batch in (16, 4, 1):
         config = replace(
-            TINY, loss=loss, patches=PatchesConfig(size=32, foreign="ignore"),
+            TINY, loss=loss, patches=PatchesConfig(size=64, foreign="ignore"),
             model=replace(TINY.model, encoder="tu-test_resnet"),  # with TINY's rounding grows tenfold at every step
-            train=replace(TINY.train, batch=16, micro_batch=micro_batch, megapixels=10 * 16 * 32 * 32 / 1e6,
+            train=replace(TINY.train, batch=16, micro_batch=micro_batch, megapixels=10 * 16 * 64 * 64 / 1e6,
                           report_every=100, ema=0, optimiser="sgd", lr=0.003))
         net = trained(config, store, tmp_path)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
     begun = loop.Job(config, store, LocalContext(tmp_path, CPU)).start().net
     moved = float((weights[0] - torch.cat([parameter.detach().flatten() for parameter in begun.parameters()])).norm())
     for other in weights[1:]:
-        assert float((weights[0] - other).norm()) < 2e-3 * moved
+        assert float((weights[0] - other).norm()) < 5e-3 * moved  # means over micro-batches: 0.3 to 0.5
 
 
 def trained(config: Config, store: Store, folder: Path) -> models.Net:
@@ -305,7 +305,7 @@ def trained(config: Config, store: Store, folder: Path) -> models.Net:
     train = job.network(state)
     for batch in job.loader.batches(0, job.steps):
         for number, labels_HW in enumerate(batch.labels_NHW):
-            labels_HW[: number * 2] = store.ignore
+            labels_HW[: number * 4] = store.ignore
         loop.train_step(job, state, train, batch)
     assert state.step == 10
     return state.net
