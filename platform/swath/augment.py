@@ -74,8 +74,8 @@ class Augment:
             _check_colour(config, bands, dtype)
         if len(scales) > 1 and not self._pipeline.affine:
             able = [name for name, pipeline in _PIPELINES.items() if pipeline.affine]
-            raise ConfigError(f"augment.pipeline {config.pipeline} distorts by shares of a patch, which is other "
-                              f"ground at each scale of patches.combine concentric; choose {', '.join(able)}")
+            raise ConfigError(f"augment.pipeline {config.pipeline} distorts a patch by shares of its side, which is "
+                              f"other ground at each scale of patches.combine concentric; choose {', '.join(able)}")
         self._arguments = (config, size, bands, dtype)
         self._ignore = ignore
         self._scales = tuple(scales)
