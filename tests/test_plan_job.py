@@ -22,13 +22,14 @@ from swath.job import Job
 from swath.pace import Pace, Part
 
 JobHere = Callable[..., "subprocess.CompletedProcess[str]"]
-SMALL = ("--patches.size", 64, "--patches.combine", "mixture", "--patches.scales", 1, 2)
+SMALL = ("--model.arch", "pspnet", "--patches.size", 64, "--patches.combine", "mixture", "--patches.scales", 1, 2)
 CLASSES = {"field", "building", "woodland", "water", "road"}
 
 
 def small(**train: object) -> Config:
     config = recipes.synthetic()
     return replace(config, patches=replace(config.patches, size=64, scales=(1.0, 2.0), combine="mixture"),
+                   model=replace(config.model, arch="pspnet"),
                    train=replace(config.train, **train))  # type: ignore[arg-type]
 
 
@@ -148,7 +149,8 @@ def test_the_windows_of_a_score_are_those_that_are_predicted(store: Store) -> No
 
 def test_a_trial_weighs_what_a_run_would_save(store: Store, quick: None) -> None:
     config = small(batch=4, ema=0.1)
-    config = replace(config, patches=replace(config.patches, scales=(2.0,), combine="single"))
+    config = replace(config, patches=replace(config.patches, scales=(2.0,), combine="single"),
+                     model=replace(config.model, arch="unet"))  # every weight of which is trained
     job = forecast.one_worker(replace(config, cluster=replace(config.cluster, workers=2)), store, torch.device("cpu"))
     assert job.config.train.batch == 2
     trial = forecast.trial(job)
