@@ -210,12 +210,15 @@ def test_readers_end_with_their_loader_whatever_ends_it(store_uri: str, end: str
             assert "RuntimeError: in the loop" in errors
         else:
             assert process.stdout is not None
-            assert process.stdout.readline() == "running\n"
-            readers = readers_of(process.pid)
-            assert len(readers) == 2
-            # Ctrl-C reaches the whole group, the others the loader's process alone
-            (os.killpg if end == "SIGINT" else os.kill)(process.pid, getattr(signal, end))
-            _, errors = process.communicate(timeout=60)
+            try:
+                assert process.stdout.readline() == "running\n"
+                readers = readers_of(process.pid)
+                assert len(readers) == 2
+                # Ctrl-C reaches the whole group, the others the loader's process alone
+                (os.killpg if end == "SIGINT" else os.kill)(process.pid, getattr(signal, end))
+                _, errors = process.communicate(timeout=60)
+            finally:
+                process.kill()  # leaving the block waits for its end
             assert ended(readers)
             assert errors.count("Traceback") == (1 if end == "SIGINT" else 0)
     time.sleep(0.1)
