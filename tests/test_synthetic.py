@@ -149,7 +149,7 @@ def test_scenes_without_groups_are_all_apart(tmp_path):
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     testing.render(0, (0, 16), (0, 16))  # tables and imports
     peaks = []
-    for rows in (1024, 6144):
+    for rows in (1024, 3072):
         tracemalloc.start()
         testing.write_scene(tmp_path / "i.tif", tmp_path / "m.tif", seed=0, shape=(rows, 1024))
         peaks.append(tracemalloc.get_traced_memory()[1])
