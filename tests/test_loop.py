@@ -21,6 +21,7 @@ from swath.config import (
     LossConfig,
     ModelConfig,
     PatchesConfig,
+    ScoreConfig,
     SplitConfig,
     TrainConfig,
 )
@@ -33,9 +34,10 @@ CPU = torch.device("cpu")
 TINY = Config(
     patches=PatchesConfig(size=64),
     augment=AugmentConfig(pipeline="aerial"),
-    model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
+    model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050", norm="group"),
     loss=LossConfig(cross_entropy=1, dice=1),
     train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5, ema=0.05),
+    score=ScoreConfig(overlap=0),
     cluster=ClusterConfig(readers=0),  # a process for each of these runs would take longer than the run
 )
 
