@@ -33,9 +33,10 @@ from swath.reader import IDLE, READING, STARTING, VARYING, Done, Setup, Task
 SLOTS = 4
 """Batches in the ring: one is used, one lies ready, one is varied, one is read."""
 _DOING = {STARTING: "starting, for", IDLE: "waiting for", READING: "reading", VARYING: "varying"}
-_MAIN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from swath.reader import main; main()"
-"""Ctrl-C reaches the whole group, also while readers import: the loader ends them itself. (-P: not from the folder that
-a user happens to be in.)"""
+_MAIN = ("from signal import SIG_IGN, SIGINT, SIGTERM, signal; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); "
+         "from swath.reader import main; main()")
+"""Ctrl-C and `ray job stop` reach the whole family, also while readers import: the loader ends them itself, after the
+step and the checkpoint that they are still needed for. (-P: not from the folder that a user happens to be in.)"""
 _START_S = 120.0
 """How long a reader may take to its first batch: it imports its libraries, on a machine that may be busy."""
 _GRACE_S = 5.0
