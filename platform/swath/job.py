@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,9 +138,9 @@ class Job:
         intervals = (int(s * self.step_megapixels / self.report_megapixels + 1e-9) for s in (step - 1, step))
         return step == self.steps or len(set(intervals)) > 1
 
-    def any_rank(self, flag: bool) -> bool:
-        """Whether a flag is up on some rank: all of them then do the same."""
-        return (self.context.world_size > 1 and bool(self.sum_over_ranks(torch.tensor(float(flag))))) or flag
+    def any_rank(self, *flags: bool) -> list[bool]:
+        """For each flag whether it is up on some rank: all of them then do the same."""
+        return [count > 0 for count in self.sum_over_ranks(torch.tensor(flags, dtype=torch.float32)).tolist()]
 
     def share_buffers(self, net: torch.nn.Module) -> None:
         """Give every rank the buffers of rank 0, which are those that a checkpoint holds.
@@ -256,18 +257,26 @@ class Tally:
         self.steps, self.loss, self._began = 0, 0.0, time.perf_counter()
         self.counts_KK = np.zeros((self._classes, self._classes), np.int64)
         self._before = replace(self._costs)
+        self._earlier: torch.Tensor | float = 0.0
 
     def add(self, loss: float, counts_KK: NDArray[np.int64]) -> None:
         """Take one step's results."""
         self.steps, self.loss, self.counts_KK = self.steps + 1, self.loss + loss, self.counts_KK + counts_KK
         self.seconds = time.perf_counter() - self._began
 
+    def save(self, job: Job) -> dict[str, Any]:
+        """What `restore` takes, on any number of ranks; every rank calls it."""
+        return {"steps": self.steps, "device_seconds": self.seconds * job.context.world_size, "sums": self._sums(job)}
+
+    def restore(self, saved: dict[str, Any], job: Job) -> None:
+        """Go on, after `clear`, from what was saved in the middle of an interval."""
+        self.steps, self._earlier = saved["steps"], saved["sums"].cpu()
+        self.seconds = saved["device_seconds"] / job.context.world_size
+        self._began -= self.seconds
+
     def numbers(self, job: Job) -> dict[str, float]:
         """The metrics of training, over all ranks."""
-        waited_s = self._costs.waiting_s - self._before.waiting_s
-        read = self._costs.bytes_read - self._before.bytes_read
-        sums = job.sum_over_ranks(torch.tensor([self.loss, waited_s, read, *self.counts_KK.ravel()],
-                                               dtype=torch.float64)).numpy()
+        sums = self._sums(job).numpy()
         counts_KK = sums[3:].reshape(self.counts_KK.shape).astype(np.int64)
         pixels = self.steps * job.step_megapixels
         return {"train/loss": float(sums[0]) / self.steps,
@@ -276,3 +285,10 @@ class Tally:
                 "speed/patches_per_s": self.steps * job.config.train.batch / self.seconds,
                 "speed/waiting_share": float(sums[1]) / job.context.world_size / self.seconds,
                 "speed/read_megabytes": float(sums[2]) / 1e6}
+
+    def _sums(self, job: Job) -> torch.Tensor:
+        """Sums over all ranks, float64 (3 + K * K): the loss, seconds waited for batches, bytes read, counts."""
+        waited_s = self._costs.waiting_s - self._before.waiting_s
+        read = self._costs.bytes_read - self._before.bytes_read
+        mine = torch.tensor([self.loss, waited_s, read, *self.counts_KK.ravel()], dtype=torch.float64)
+        return job.sum_over_ranks(mine) + self._earlier
