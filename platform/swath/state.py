@@ -34,6 +34,8 @@ class State:
     """Seconds of training and scoring so far, times workers."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of every report."""
+    tally: dict[str, Any] | None = None
+    """What was trained since the last one, as job.Tally saves it, in a state that is saved between two reports."""
     counts_RKQ: NDArray[np.int64] | None = None
     """The final score's counts, once there are any."""
 
@@ -61,7 +63,8 @@ class State:
             "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
             "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "trained": trained, "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
+            "tally": self.tally, "trained": trained,
+            "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
         }
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
@@ -73,7 +76,7 @@ class State:
         draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
         """
         saved = checkpoint.load(folder, device)
-        changed = [name for name, value in _lasting(config).items() if _lasting(saved.config)[name] != value]
+        changed = [name for name, value in lasting(config).items() if lasting(saved.config)[name] != value]
         if changed:
             raise CheckpointError(f"{folder}: a checkpoint of another configuration ({', '.join(changed)} differ); "
                                   "start a new run")
@@ -86,12 +89,14 @@ class State:
         self.scaler.load_state_dict(saved.state["scaler"])
         self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
         self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
+        self.tally = saved.state["tally"]
         self.counts_RKQ = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
 
 
-def _lasting(config: Config) -> dict[str, Any]:
+def lasting(config: Config) -> dict[str, Any]:
     """The fields that may not change within a run, by name: all but where it runs and how it is recorded and cut."""
-    free = ("data.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep")
+    free = ("data.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep", "train.save_minutes",
+            "train.resume")
     return {name: value for name, value in config.flat().items() if not name.startswith(free)}
 
 
