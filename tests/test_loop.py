@@ -148,16 +148,6 @@ def test_cutting_the_batch_does_not_change_the_losses(finished: loop.Run, store:
     assert run.history[0]["train/loss"] == pytest.approx(finished.history[0]["train/loss"], rel=1e-4)
 
 
-def test_old_checkpoints_go_and_the_best_stays(store: Store, tmp_path: Path) -> None:
-    context = LocalContext(tmp_path, CPU, keep=1)
-    for megapixels, miou in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.1), (4.0, 0.2)):
-        source = tmp_path / "source"
-        source.mkdir(exist_ok=True)
-        (source / "state.pt").write_bytes(b"x")
-        context.report({"megapixels": megapixels, "val_part/miou": miou}, source)
-    assert sorted(p.name for p in tmp_path.glob("kpx*")) == ["kpx000000002000", "kpx000000004000"]
-
-
 def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Store, tmp_path: Path) -> None:
     from swath import evaluate  # here: the last test sees that the rest of this module needs no MLflow
 

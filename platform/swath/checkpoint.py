@@ -6,7 +6,6 @@
     manifest.json   size and SHA-256 of the others, written last: without it, or not matching, nothing is loaded
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +20,9 @@ from swath import config as configuration
 from swath import models
 from swath.config import Config
 from swath.errors import CheckpointError
-
-_FILES = ("state.pt", "config.json", "card.json")
+from swath.keeping import beginning as beginning
+from swath.keeping import damage, seal
+from swath.keeping import newest as newest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,7 @@ def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> Non
     torch.save(state, folder / "state.pt")
     (folder / "config.json").write_text(config.to_json())
     (folder / "card.json").write_text(json.dumps(asdict(card), indent=2))
-    manifest = {name: _digest(folder / name) for name in _FILES}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
-
-
-def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint below a run's folder; their names sort by age."""
-    return next((path for path in sorted(folder.glob("*/"), reverse=True) if not _damage(path)), None)
+    seal(folder)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -86,8 +80,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
 
     Raises CheckpointError when it is missing, incomplete or damaged.
     """
-    if damage := _damage(folder):
-        raise CheckpointError(f"{folder}: not a whole checkpoint ({damage}); give a run's id or another folder")
+    if said := damage(folder):
+        raise CheckpointError(f"{folder}: not a whole checkpoint ({said}); give a run's id or another folder")
     try:
         card = TypeAdapter(Card).validate_json((folder / "card.json").read_text())
     except ValidationError as error:
@@ -95,18 +89,3 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
                               "was it written by another version?") from None
     state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
     return Checkpoint(config=configuration.load(folder / "config.json"), card=card, state=state)
-
-
-def _damage(folder: Path) -> str:
-    """What keeps a folder from being a whole checkpoint; empty for one that is."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        return f"manifest.json: {error}"
-    wrong = [name for name in _FILES if not (folder / name).is_file() or _digest(folder / name) != manifest.get(name)]
-    return f"{', '.join(wrong)} missing, or not as written" if wrong else ""
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

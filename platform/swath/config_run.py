@@ -130,8 +130,13 @@ class TrainConfig(Section):
     """Compile the network by torch.compile, which takes a minute or more at the start."""
     report_every: float = 0.0
     """Megapixels between two reports (validation, checkpoint); 0: as many as the train split has labelled."""
-    keep: int = 1
-    """Checkpoints that are kept besides the newest: the best by val_part/miou."""
+    save_minutes: float = 10.0
+    """Minutes after which a run is saved between two reports, without a score; 0: never."""
+    keep: int = 2
+    """Newest checkpoints that are kept; the best by val_part/miou is kept besides."""
+    resume: str = ""
+    """Run to go on from as if it were this one, while this one has no checkpoint of its own: a run id or a checkpoint
+    folder, of the same configuration; empty: none."""
     seed: int = 0
     """Seed of the weights, the order and the augmentation."""
 
@@ -154,7 +159,8 @@ class TrainConfig(Section):
               "at most 1", self.warmup + self.decay)
         check(0 <= self.ema < math.inf, "train.ema", "0 or more", self.ema)
         check(self.clip >= 0, "train.clip", "0 or more", self.clip)
-        check(self.report_every >= 0, "train.report_every", "0 or more", self.report_every)
+        for name in ("report_every", "save_minutes"):
+            check(0 <= getattr(self, name) < math.inf, f"train.{name}", "0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +199,9 @@ class ClusterConfig(Section):
     """Ray cluster to use; empty: $RAY_ADDRESS, or a cluster of its own on this machine."""
     restarts: int = 2
     """How often a run goes on from its checkpoint after a worker was lost or failed."""
+    wait_s: float = 60.0
+    """Seconds that a run which has lost a worker or a node waits for room for all of its workers, before it goes on
+    with fewer: the most that there is room for and that divide train.batch."""
     readers: int = 2
     """Processes that read and augment patches ahead, for each worker; 0: none, all of it in the worker itself."""
     stuck_s: float = 300.0
@@ -203,6 +212,7 @@ class ClusterConfig(Section):
         check(self.workers >= 1, "cluster.workers", "1 or more", self.workers)
         for name in ("cpus", "restarts", "readers"):
             check(getattr(self, name) >= 0, f"cluster.{name}", "0 or more", getattr(self, name))
+        check(0 <= self.wait_s <= 1e6, "cluster.wait_s", "0 to a million", self.wait_s)
         check(0 < self.stuck_s <= 1e6, "cluster.stuck_s", "above 0, to a million", self.stuck_s)
 
 

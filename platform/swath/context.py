@@ -5,7 +5,6 @@ has a context of its own (`ray_train`); the one here serves a single process: a 
 """
 
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 
 from swath.errors import ConfigError
+from swath.keeping import Keeper
 
 Metrics = Mapping[str, float]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -50,59 +50,54 @@ class Context(Protocol):
     def note(self, text: str) -> None:
         """Take a remark for the run's record."""
 
+    def save(self, checkpoint: Path, megapixels: float) -> None:
+        """Take a checkpoint folder, which is copied, between two reports. Rank 0 calls it."""
+
+    def save_due(self) -> bool:
+        """Whether it is time to save between two reports. Asked before each step; some rank's yes is enough."""
+
     def stop(self, megapixels: float) -> bool:
         """Whether the run should save and end early. Asked before each step, with the megapixels seen so far."""
 
 
 class LocalContext:
-    """A run in the calling process; checkpoints go to `folder`, where the newest is kept, and the `keep` best are."""
+    """A run in the calling process; checkpoints go to `folder`, where the newest `keep` and the best are kept.
+
+    `told` says whether the process has been asked to end; `save_minutes` as `train.save_minutes`.
+    """
 
     rank = 0
     world_size = 1
 
-    def __init__(self, folder: Path, device: torch.device, *, keep: int = 2, resume: Path | None = None,
+    def __init__(self, folder: Path, device: torch.device, *, keep: int = 2, save_minutes: float = 0.0,
+                 resume: Path | None = None, told: Callable[[], bool] = lambda: False,
                  listeners: tuple[Listener, ...] = (), note: Callable[[str], None] = warnings.warn) -> None:
         """note: who takes the run's remarks."""
         self.device = device
         self.note = note
-        self.resume = resume
-        self._folder = folder
-        self._keep = keep
+        self.resume = self.newest = resume
+        self._keeper = Keeper(folder, keep, save_minutes)
+        self._told = told
         self._listeners = listeners
-        self._kept: list[tuple[float, Path]] = []
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Copy the checkpoint, drop old ones, and tell the listeners."""
         if checkpoint is not None:
-            place = self._folder / checkpoint_name(metrics)
-            if place.exists():  # left by an attempt that ended before it was complete
-                shutil.rmtree(place)
-            shutil.copytree(checkpoint, place)
-            self._kept.append((metrics.get("val_part/miou", 0.0), place))
-            self._prune()
+            self.newest = self._keeper.keep(checkpoint, metrics["megapixels"], metrics.get("val_part/miou"))
         for listener in self._listeners:
             listener(metrics)
 
+    def save(self, checkpoint: Path, megapixels: float) -> None:
+        """Copy the checkpoint, and drop old ones."""
+        self.newest = self._keeper.keep(checkpoint, megapixels)
+
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is `save_minutes` old."""
+        return self._keeper.is_due()
+
     def stop(self, megapixels: float) -> bool:
-        """Never: a process of one's own is interrupted by its signals."""
-        return False
-
-    @property
-    def newest(self) -> Path | None:
-        """Folder of the checkpoint that was kept last, or that the run began with."""
-        return self._kept[-1][1] if self._kept else self.resume
-
-    def _prune(self) -> None:
-        keep = [*sorted(self._kept, key=lambda kept: kept[0])[-self._keep :], self._kept[-1]]
-        for kept in self._kept:
-            if kept not in keep:
-                shutil.rmtree(kept[1])
-        self._kept = [kept for kept in self._kept if kept in keep]
-
-
-def checkpoint_name(metrics: Metrics) -> str:
-    """Folder name of a checkpoint: the kilopixels seen, so that names sort by age."""
-    return f"kpx{round(metrics['megapixels'] * 1000):012d}"
+        """Whether this process has been asked to end."""
+        return self._told()
 
 
 def choose_device(name: DeviceName) -> torch.device:

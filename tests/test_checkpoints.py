@@ -1,0 +1,203 @@
+"""Checkpoints on disk: which are kept, which are whole, what a run begins with, and saving between two reports."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import patchstore
+from patchstore import Store
+from swath import keeping, loop
+from swath.config import ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
+from swath.context import LocalContext
+from swath.keeping import Keeper
+
+CPU = torch.device("cpu")
+TINY = Config(
+    patches=PatchesConfig(size=64),
+    model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
+    loss=LossConfig(cross_entropy=1, dice=1),
+    train=TrainConfig(megapixels=0.2, batch=8, micro_batch=8, report_every=0.1, optimiser="sgd", lr=1e-3, keep=2),
+    cluster=ClusterConfig(readers=0),
+)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[], Path]:
+    """Makes whole checkpoints, of a few bytes."""
+
+    def make() -> Path:
+        folder = tmp_path / "made"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name in keeping.FILES:
+            (folder / name).write_bytes(name.encode() * 100)
+        keeping.seal(folder)
+        return folder
+
+    return make
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("kpx*"))
+
+
+def name(megapixels: float) -> str:
+    return f"kpx{round(megapixels * 1000):012d}"
+
+
+def test_the_newest_and_the_best_are_kept(make: Callable[[], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for megapixels, score in enumerate((0.5, 0.9, 0.1, None, 0.2), start=1):
+        # Each by a process of its own, as after restarts
+        Keeper(folder, 2).keep(make(), megapixels, score)
+    assert names(folder) == [name(2), name(4), name(5)]
+
+
+@given(scores=st.lists(st.none() | st.sampled_from([0.0, 0.25, 0.5, float("nan")]), min_size=1, max_size=8),
+       keep=st.integers(1, 4))
+def test_what_is_kept_follows_the_rule(scores: list[float | None], keep: int, tmp_path_factory: pytest.TempPathFactory
+                                       ) -> None:
+    folder, source = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("source")
+    for file in keeping.FILES:
+        (source / file).write_bytes(b"x")
+    keeping.seal(source)
+    keeper = Keeper(folder, keep)
+    for megapixels, score in enumerate(scores):
+        keeper.keep(source, megapixels, score)
+    newest = set(range(len(scores))[-keep:])
+    scored = [(s, -m) for m, s in enumerate(scores) if s is not None and s == s]
+    best = {-max(scored)[1]} if scored else set()
+    assert names(folder) == sorted(name(m) for m in newest | best)
+
+
+def cut_state(folder: Path) -> None:
+    state = folder / "state.pt"
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+
+
+def flip_state(folder: Path) -> None:
+    state = folder / "state.pt"
+    state.write_bytes(bytes([state.read_bytes()[0] ^ 1]) + state.read_bytes()[1:])
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def cut_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+
+
+def copy_half(folder: Path) -> None:
+    (folder / "state.pt").unlink()
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("damage", [cut_state, flip_state, lose_manifest, cut_manifest, copy_half, empty])
+def test_what_is_not_whole_is_left_out_and_told(make: Callable[[], Path], tmp_path: Path,
+                                               damage: Callable[[Path], None]) -> None:
+    folder = tmp_path / "run"
+    keeper = Keeper(folder, 2)
+    whole = keeper.keep(make(), 1, 0.5)
+    damaged = keeper.keep(make(), 2, 0.6)
+    damage(damaged)
+    begins = keeping.beginning(folder, "/another/checkpoint")
+    assert begins.checkpoint == whole
+    assert len(begins.damaged) == 1
+    assert str(damaged) in begins.damaged[0]
+    assert "not whole" in begins.damaged[0]
+    third = Keeper(folder, 2).keep(make(), 3, 0.1)
+    assert keeping.newest(folder) == third
+    if damage is not flip_state:  # what is seen without reading it all does not push a whole one out
+        assert {whole, third} == set(folder.glob("kpx*"))
+
+
+def test_a_best_that_is_cut_is_the_best_no_longer(make: Callable[[], Path], tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "run", 1)
+    cut_state(keeper.keep(make(), 1, 0.9))
+    keeper.keep(make(), 2, 0.5)
+    keeper.keep(make(), 3, 0.1)
+    assert names(tmp_path / "run") == [name(2), name(3)]
+
+
+def test_the_order_in_which_a_run_begins(make: Callable[[], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fresh = keeping.beginning(folder)
+    assert (fresh.checkpoint, fresh.damaged) == (None, ())
+    assert "initial weights" in fresh.said
+    named = keeping.beginning(folder, "/another/checkpoint")
+    assert named.checkpoint == Path("/another/checkpoint")
+    assert "train.resume" in named.said
+    own = Keeper(folder, 1).keep(make(), 1)
+    begins = keeping.beginning(folder, "/another/checkpoint")
+    assert begins.checkpoint == own
+    assert "its own" in begins.said
+
+
+def test_minutes_count_from_the_last_checkpoint(make: Callable[[], Path], tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "run", 1, minutes=0.2 / 60)
+    assert not keeper.is_due()
+    time.sleep(0.21)
+    assert keeper.is_due()
+    keeper.keep(make(), 1)
+    assert not keeper.is_due()
+    assert not Keeper(tmp_path / "run", 1, minutes=0).is_due()
+
+
+class Saving(LocalContext):
+    """Saves after every step, and stops once so many megapixels are seen."""
+
+    after = float("inf")
+    saves = 0
+
+    def save(self, checkpoint: Path, megapixels: float) -> None:
+        super().save(checkpoint, megapixels)
+        self.saves += 1
+
+    def save_due(self) -> bool:
+        return True
+
+    def stop(self, megapixels: float) -> bool:
+        return megapixels >= self.after
+
+
+@pytest.fixture(scope="module")
+def whole(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
+    return loop.fit(TINY, patchstore.open(store_uri), LocalContext(tmp_path_factory.mktemp("whole"), CPU))
+
+
+@pytest.mark.parametrize("after", [0.06, 0.13])  # before the first report, and after it
+def test_a_run_saved_between_reports_goes_on_as_if_undisturbed(whole: loop.Run, store: Store, tmp_path: Path,
+                                                               after: float) -> None:
+    context = Saving(tmp_path / "cut", CPU)
+    context.after = after
+    stopped = loop.fit(TINY, store, context)
+    assert stopped.counts_RKQ is None
+    assert stopped.megapixels == pytest.approx(after, abs=0.033)
+    assert context.saves == {0.06: 2, 0.13: 3}[after]
+    resumed = loop.fit(TINY, store, LocalContext(tmp_path / "cut", CPU, resume=keeping.newest(tmp_path / "cut")))
+    for key in ("train/loss", "train/miou", "val/loss", "val_part/miou"):
+        np.testing.assert_allclose([m[key] for m in resumed.history], [m[key] for m in whole.history], rtol=1e-6)
+    np.testing.assert_array_equal(resumed.counts_RKQ, whole.counts_RKQ)
+    best = json.loads((tmp_path / "cut" / "best.json").read_text())
+    assert best["score"] == max(m["val_part/miou"] for m in whole.history)
+
+
+def test_a_run_that_is_cut_at_once_has_nothing_to_save(store: Store, tmp_path: Path) -> None:
+    context = Saving(tmp_path, CPU)
+    context.after = 0.0
+    run = loop.fit(replace(TINY, train=replace(TINY.train, megapixels=0.04)), store, context)
+    assert (run.metrics, run.checkpoint, context.saves) == ({}, None, 0)
