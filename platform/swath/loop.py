@@ -29,7 +29,7 @@ class Run:
     """What came of a training."""
 
     metrics: dict[str, float]
-    """The last report's."""
+    """The last report's; empty for a run that was stopped before its first."""
     checkpoint: Path | None
     """Folder of the last checkpoint."""
     megapixels: float
@@ -48,11 +48,18 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     """
     job = Job(config, store, context)
     state = job.start()
-    resumed = state.step
+    resumed = kept = state.step
     train = job.network(state)
     job.tally.clear()  # its clock begins here
+    if state.tally is not None:
+        job.tally.restore(state.tally, job)
+        state.tally = None
     for batch in job.loader.batches(state.step, job.steps):
-        if job.any_rank(context.stop(state.megapixels)):
+        stop, due = job.any_rank(context.stop(state.megapixels), context.save_due())
+        if (stop or due) and state.step > kept:
+            save(job, state)
+            kept = state.step
+        if stop:
             break
         if state.step == job.thaw > resumed:
             train = job.network(state)
@@ -61,12 +68,11 @@ def fit(config: Config, store: Store, context: Context) -> Run:
         job.samples.note(batch, loss)
         if job.is_due(state.step):
             report(job, state, final=state.step == job.steps)
-    if job.tally.steps:  # stopped early: what was done since the last report is kept
-        report(job, state, final=False)
-    elif resumed == job.steps:  # cut off between the last checkpoint and its report
+            kept = state.step
+    if resumed == job.steps:  # cut off between the last checkpoint and its report
         context.report(state.history[-1], None)
-    return Run(metrics=state.history[-1], checkpoint=context.newest, megapixels=state.megapixels,
-               history=state.history, counts_RKQ=state.counts_RKQ)
+    return Run(metrics=state.history[-1] if state.history else {}, checkpoint=context.newest,
+               megapixels=state.megapixels, history=state.history, counts_RKQ=state.counts_RKQ)
 
 
 def train_step(job: Job, state: State, train: Trained, batch: Batch) -> tuple[float, NDArray[np.int64]]:
@@ -150,6 +156,15 @@ def _culprits(job: Job, state: State, batch: Batch) -> str:
     windows = [window for window, fine in zip(batch.windows, finite, strict=True) if not fine] or list(batch.windows)
     places = [f"{w.scene} row {w.row} col {w.col} side {w.side}" for w in windows]
     return ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
+
+
+def save(job: Job, state: State) -> None:
+    """Save between two reports, without a score. Every rank calls it."""
+    state.tally = job.tally.save(job)
+    if job.context.rank == 0:
+        with state.save(job.config, job.card, job.trained_cells()) as folder:
+            job.context.save(Path(folder), state.megapixels)
+    state.tally = None
 
 
 def report(job: Job, state: State, *, final: bool) -> None:
