@@ -69,19 +69,31 @@ def use_gpu(cluster: ClusterConfig) -> bool:
 
 
 def nodes() -> list[tuple[int, int]]:
-    """The CPU cores and the GPUs of each node."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    """The CPU cores and the GPUs of each node, those that are to go left out."""
+    leaving = draining()
+    alive = [node["Resources"] for node in ray.nodes()  # type: ignore[no-untyped-call]
+             if node["Alive"] and node["NodeID"] not in leaving]
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive]
+
+
+def draining() -> set[str]:
+    """Ids of the nodes that are to go: idle ones of a cluster that shrinks, and spot nodes that were warned.
+
+    Ray says so nowhere in public; this is what Ray Train's own watcher asks (ray 2.60, train/v2 preemption.py).
+    """
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def room(nodes: Sequence[tuple[int, int]], cpus: int, gpu: bool) -> int:
+    """How many processes of so many CPU cores each, and if `gpu` a GPU, nodes of such cores and GPUs have room for."""
+    return sum(min(cores // cpus, gpus) if gpu else cores // cpus for cores, gpus in nodes)
 
 
 def cores(nodes: Sequence[tuple[int, int]], processes: int, gpu: bool) -> int:
     """The most CPU cores that so many processes can have each on nodes of such cores and GPUs, none being spread over
     two nodes; if `gpu`, with a GPU each. 0: there is no room for them."""
-    def room(each: int) -> int:
-        return sum(min(cpus // each, gpus) if gpu else cpus // each for cpus, gpus in nodes)
-
     most = max((cpus for cpus, _ in nodes), default=0)
-    return next((each for each in range(most, 0, -1) if room(each) >= processes), 0)
+    return next((each for each in range(most, 0, -1) if room(nodes, each, gpu) >= processes), 0)
 
 
 def own_cores(cluster: ClusterConfig) -> int:

@@ -1,88 +1,193 @@
-"""The training loop under Ray Train: several workers, on however many nodes, that go on after one is lost.
+"""The training loop under Ray Train: several workers, on however many nodes, that go on after some are lost.
 
-Ray's annotations are those of Train's first version; what runs is the second, hence the ignored types.
+Each attempt is a Ray Train run of its own, which Ray does not restart, so that it begins with as many workers as there
+is room for then. Ray's annotations are those of Train's first version; what runs is the second,
+hence the ignored types.
 """
 
-import json
-import os
+import math
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import torch
+from ray.exceptions import RayActorError
 from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
     FailureConfig,
     LoggingConfig,
+    PreemptionError,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
     UserCallback,
 )
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
+from ray.util import placement_group, remove_placement_group
 
 import patchstore
 from swath import config as configuration
-from swath import loop, ray_cluster, tracking
+from swath import keeping, loop, ray_cluster, signals, tracking
 from swath.config import Config
-from swath.console import ReportLine
-from swath.context import Listener, Metrics, checkpoint_name, use_threads
+from swath.console import say, tell
+from swath.context import use_threads
 from swath.errors import SwathError, TrainingError
 from swath.ray_cluster import connected
+from swath.ray_context import Order, RayContext
+from swath.records import cut
+from swath.signals import Told
+
+_LEAVE_S = 20.0
+"""Seconds that workers have for a step and for saving it once the driver is told to end: fewer than those that
+jobs/runtime_env.yaml gives a job before SIGKILL."""
+_FREED_S = 5.0
+"""Seconds that are waited for room for fewer workers, which is there as soon as Ray has noticed which node is gone."""
+_SLOW_STARTS = 3
+"""How often the first attempt is begun anew when its workers do not start in time: an autoscaled cluster needs some."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What a worker is told; plain values, since it travels to other machines."""
+class Team:
+    """The workers of an attempt."""
 
-    config: str
-    """The configuration as JSON."""
-    folder: str
-    """The run's folder, on storage that every node sees."""
+    workers: int
     cpus: int
-    tracking_uri: str
-    run_id: str
+    """Cores of each."""
+    gpu: bool
+    """Whether each has a GPU."""
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray gives to each."""
+        return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
 
 
 def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri: str,
           callbacks: Sequence[UserCallback] = (), gpu: bool | None = None) -> loop.Run:
     """Train one model on `config.cluster.workers` workers; checkpoints go to `folder`, callbacks hear of reports.
 
+    After workers or nodes are lost it goes on from the newest whole checkpoint, with fewer workers where there is no
+    longer room for all; likewise, after saving, when a node is to go, which is no failure.
+
     gpu: whether each worker takes a GPU; None: as the cluster has them.
 
-    Raises TrainingError when more workers are lost than `cluster.restarts` allows, and what the loop raises.
+    Raises TrainingError when more is lost than `cluster.restarts` allows, what the loop raises, which is not tried
+    again, and where a signal told this process to end, when the run has been saved, SystemExit or KeyboardInterrupt.
     """
-    workers = config.cluster.workers
-    with connected(config.cluster.address, ray_cluster.own_cores(config.cluster)):
-        gpu = ray_cluster.use_gpu(config.cluster) if gpu is None else gpu
-        cpus = config.cluster.cpus or max(1, ray_cluster.cores(ray_cluster.nodes(), workers, gpu))
+    cluster = config.cluster
+    with connected(cluster.address, ray_cluster.own_cores(cluster)), signals.heeded() as told:
+        gpu = ray_cluster.use_gpu(cluster) if gpu is None else gpu
+        full = Team(workers=cluster.workers, gpu=gpu,
+                    cpus=cluster.cpus or max(1, ray_cluster.cores(ray_cluster.nodes(), cluster.workers, gpu)))
         tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
-        order = Order(config=config.to_json(), folder=str(folder), cpus=cpus, tracking_uri=tracking_uri,
+        order = Order(config=config.to_json(), folder=str(folder), resume="", cpus=full.cpus, tracking_uri=tracking_uri,
                       run_id=tracker.run_id)
-        trainer = TorchTrainer(
-            _work, train_loop_config={"order": order},  # type: ignore[arg-type]
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus}
-                                         | ({"GPU": 1} if gpu else {})),
-            run_config=RunConfig(
-                name=folder.name, storage_path=str(folder.parent), callbacks=list(callbacks),  # type: ignore[arg-type]
-                logging_config=LoggingConfig(log_level="WARNING"),
-                failure_config=FailureConfig(max_failures=config.cluster.restarts, controller_failure_limit=3),  # type: ignore[call-arg]
-                checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep,
-                                                   checkpoint_score_attribute="val_part/miou")))
+        return _until_done(config, order, full, callbacks, told)
+
+
+def _until_done(config: Config, order: Order, full: Team, callbacks: Sequence[UserCallback], told: Told) -> loop.Run:
+    """Attempt after attempt, until one comes to its end or it is clear that none will."""
+    team, failures, stopped_at, slow_starts = full, 0, -1.0, _SLOW_STARTS
+    while True:
+        begins = keeping.beginning(Path(order.folder), config.train.resume)
+        tell((*begins.damaged, begins.said))
+        order = replace(order, resume=str(begins.checkpoint or ""), cpus=team.cpus)
         try:
-            result = trainer.fit()
+            run = _attempt(_trainer(order, team, callbacks, slow_starts), order, told)
+            if run.counts_RKQ is not None:
+                return run
+            told.leave()
+            what, counts = "a node is to go", run.megapixels <= stopped_at  # a run that gets nowhere ends some day
+            stopped_at = run.megapixels
         except TrainingFailedError as error:
-            raise _reason(error) from error
-        run: loop.Run = result.return_value  # type: ignore[attr-defined]
-        return run
+            told.leave()
+            # A cause that another order mends, such as a smaller train.micro_batch, would be dealt with here: it
+            # changes `order` and is not counted.
+            if (cause := _cause(error)) is not None:  # it would come again
+                raise cause from error
+            what, counts = _last_line(error), not _was_preempted(error)
+        failures += counts
+        if failures > config.cluster.restarts:
+            raise TrainingError(f"a worker failed too often (cluster.restarts): {what}")
+        team, slow_starts = _team(config, full, told), 0
+        say(f"{what}; the run goes on with {team.workers} workers")
 
 
-def _reason(error: Exception) -> SwathError:
-    """The error of the first worker that failed, as one that a user can mend where it is one."""
+def _trainer(order: Order, team: Team, callbacks: Sequence[UserCallback], slow_starts: int) -> TorchTrainer:
+    """One attempt, which ends with the first worker that is lost."""
+    folder = Path(order.folder)
+    failures = FailureConfig(max_failures=0, max_preemption_failures=0,  # type: ignore[call-arg]
+                             controller_failure_limit=slow_starts)
+    return TorchTrainer(
+        _work, train_loop_config={"order": order},  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(num_workers=team.workers, use_gpu=team.gpu, resources_per_worker=team.bundle),
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=folder.name, storage_path=str(folder.parent), callbacks=list(callbacks),  # type: ignore[arg-type]
+            logging_config=LoggingConfig(log_level="WARNING"), failure_config=failures))
+
+
+def _attempt(trainer: TorchTrainer, order: Order, told: Told) -> loop.Run:
+    """Run the workers, in a thread: this one stays free for signals. Raises TrainingFailedError when one is lost."""
+    order.bell.write_bytes(b"")
+    result: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            result.set_result(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - as executors do, whose threads would keep this process alive
+            result.set_exception(error)
+
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    asked_s = math.inf
+    while not futures.wait([result], timeout=0.2).done:
+        if told and asked_s == math.inf:
+            order.bell.write_bytes(b"stop")
+            asked_s = time.monotonic()
+        if time.monotonic() - asked_s > _LEAVE_S:
+            told.leave()
+    run: loop.Run = result.result().return_value
+    return run
+
+
+def _team(config: Config, full: Team, told: Told) -> Team:
+    """The workers of the next attempt: all, where there is room for them within `cluster.wait_s`; else the most that
+    there is room for and that divide the batch. Raises TrainingError where there is room for none."""
+    if _has_room(full, config.cluster.wait_s, told):
+        return full
+    nodes = ray_cluster.nodes()
+    for workers in range(full.workers - 1, 0, -1):
+        cpus = config.cluster.cpus or ray_cluster.cores(nodes, workers, full.gpu)
+        if config.train.batch % workers or not cpus or ray_cluster.room(nodes, cpus, full.gpu) < workers:
+            continue
+        team = replace(full, workers=workers, cpus=cpus)
+        if _has_room(team, _FREED_S, told):
+            return team
+    told.leave()
+    raise TrainingError(f"after {config.cluster.wait_s:g} s (cluster.wait_s) the cluster has room for no worker; "
+                        "go on with --run when it has")
+
+
+def _has_room(team: Team, wait_s: float, told: Told) -> bool:
+    """Whether the cluster has room for workers, now or within some seconds. What is asked for meanwhile is what an
+    autoscaled one grows by; what the workers before had may take a moment to be free, so a second is waited at least.
+    """
+    group = placement_group([team.bundle] * team.workers)
+    try:
+        until_s = time.monotonic() + max(1.0, wait_s)
+        while not group.wait(0.2):
+            told.leave()
+            if time.monotonic() > until_s:
+                return False
+        return True
+    finally:
+        remove_placement_group(group)
+
+
+def _cause(error: TrainingFailedError) -> SwathError | None:
+    """The error that a user can mend, where one made a worker fail."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         cause: BaseException | None = failure
@@ -90,8 +195,26 @@ def _reason(error: Exception) -> SwathError:
             if isinstance(cause, SwathError):
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
-    first = next(iter(failures.values()), error)
-    return TrainingError(f"a worker failed too often (cluster.restarts): {str(first).strip().splitlines()[-1]}")
+    return None
+
+
+def _was_preempted(error: TrainingFailedError) -> bool:
+    """Whether workers were lost with a node that was known to go (as Ray's own policy has it: then it matters not what
+    else failed with them)."""
+    return isinstance(error, PreemptionError) or any(lost.preempted for lost in _lost(error))
+
+
+def _lost(error: TrainingFailedError) -> list[RayActorError]:
+    """What Ray says of the workers that are gone, as opposed to those that failed."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    causes = [getattr(failure, "health_check_failure", failure) for failure in failures.values()]
+    return [cause for cause in causes if isinstance(cause, RayActorError)]
+
+
+def _last_line(error: TrainingFailedError) -> str:
+    """What is said of a worker that is gone, or of the first that failed: those that are left fail for want of it."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    return cut(str(next(iter((*_lost(error), *failures.values())), error)).strip().splitlines()[-1], 300)
 
 
 def _work(settings: dict[str, Any]) -> loop.Run:
@@ -100,71 +223,3 @@ def _work(settings: dict[str, Any]) -> loop.Run:
     use_threads(order.cpus)
     config = configuration.from_json(order.config)
     return loop.fit(config, patchstore.open(config.data.store, merge=config.data.merge), RayContext(order, config))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is, in a file, so that the next attempt can tell what it repeats. To the second."""
-
-    megapixels: float = 0.0
-    repeated: float = 0.0
-    """Megapixels that were seen again, over all attempts."""
-    restarts: int = 0
-
-
-class RayContext:
-    """A worker of a Ray Train run."""
-
-    def __init__(self, order: Order, config: Config) -> None:
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device: torch.device = get_device()
-        checkpoint = ray.train.get_checkpoint()
-        self.resume = self.newest = Path(checkpoint.path) if checkpoint else None
-        self._folder = Path(order.folder)
-        self._progress_file, self._progress = self._folder / "progress.json", Progress()
-        self._noted_s = 0.0
-        self._tracker: tracking.Tracker | None = None
-        self._listeners: tuple[Listener, ...] = ()
-        if self.rank == 0:
-            self._tracker = tracking.MlflowTracker.attach(order.tracking_uri, order.run_id)
-            self._listeners = (tracking.reporter(self._tracker), ReportLine())
-
-    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
-        """A barrier over all ranks; then rank 0 tells the listeners."""
-        if checkpoint is None:
-            ray.train.report(dict(metrics))
-        else:
-            name = checkpoint_name(metrics)
-            ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(checkpoint), checkpoint_dir_name=name)
-            self.newest = self._folder / name
-        for listener in self._listeners:
-            listener(metrics)
-
-    def note(self, text: str) -> None:
-        """Rank 0 writes it into the record."""
-        if self._tracker is not None:
-            self._tracker.note(text)
-
-    def stop(self, megapixels: float) -> bool:
-        """Never; but rank 0 notes how far the run is, so that work which has to be repeated can be told."""
-        if self._tracker is not None and time.monotonic() - self._noted_s >= 1.0:
-            if self._noted_s == 0.0 and self._progress_file.exists():
-                self._note_restart(self._tracker, megapixels)
-            self._noted_s = time.monotonic()
-            _write(self._progress_file, json.dumps(asdict(replace(self._progress, megapixels=megapixels))))
-        return False
-
-    def _note_restart(self, tracker: tracking.Tracker, megapixels: float) -> None:
-        """Log that the attempt before was lost, and what it had seen beyond the place where this one begins."""
-        before = Progress(**json.loads(self._progress_file.read_text()))
-        repeated = before.repeated + max(0.0, before.megapixels - megapixels)
-        self._progress = Progress(megapixels=megapixels, repeated=repeated, restarts=before.restarts + 1)
-        tracker.log({"repeated_megapixels": repeated, "restarts": self._progress.restarts}, megapixels)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file such that a reader sees the old or the new text, never a part."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    os.replace(fresh, path)
