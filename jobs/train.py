@@ -1,6 +1,6 @@
 """Train one model, score it on the validation split, and record it in MLflow.
 
-python jobs/train.py RECIPE --data.store URI [any field] [--workdir DIR] [--json]
+python jobs/train.py RECIPE --data.store URI [any field] [--workdir DIR] [--run RUN] [--json]
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,9 @@ class Arguments:
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: Path = Path("runs")
     """Folder of checkpoints and, where no tracking store is named, of MLflow's."""
+    run: str = ""
+    """MLflow id of a run to go on with, of the same configuration: one that was killed, or failed; see first that no
+    process is at it any more. Empty: a new run."""
     json: bool = False
     """Print one JSON object as the last line: run_id, checkpoint, val_miou, val_iou, megapixels, seconds."""
 
@@ -29,7 +32,8 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    outcome = experiment.train(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
+    outcome = experiment.train(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"),
+                               run_id=arguments.run)
     run = outcome.run
     out = Console()
     out.print(console.iou_table("validation", outcome.score.iou, outcome.score.means))

@@ -28,6 +28,7 @@ from swath.config import (
 )
 from swath.errors import TrainingError
 from swath.ray_cluster import connected
+from test_signals import assert_alike, calm, curves
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -47,7 +48,7 @@ def two_workers(store_uri: str) -> Config:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    with connected(cpus=2):
+    with connected(cpus=4):  # whatever the machine has
         yield
 
 
@@ -129,6 +130,15 @@ def test_one_worker_gives_the_same_losses_as_two(undisturbed: experiment.Outcome
     alone = experiment.train(replace(config, cluster=replace(config.cluster, workers=1)), tmp_path)
     np.testing.assert_allclose(losses(alone)[:2], losses(undisturbed)[:2], rtol=1e-3)
     np.testing.assert_allclose(losses(alone), losses(undisturbed), rtol=0.05)
+
+
+@pytest.mark.slow
+def test_one_two_or_four_workers_have_the_same_curves(cluster: None, store_uri: str, tmp_path: Path) -> None:
+    config = calm(store_uri)
+    one, two, four = (curves(experiment.train(replace(config, cluster=replace(config.cluster, workers=workers)),
+                                              tmp_path)) for workers in (1, 2, 4))
+    assert_alike(two, one)
+    assert_alike(four, one)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from swath.checkpoint import Card, Checkpoint
 from swath.config import ClusterConfig
 from swath.console import say
 from swath.context import choose_device
-from swath.evaluate import locate
+from swath.experiment import locate
 from swath.mapping import Model, Scene
 from swath.mosaic import NoMosaicError
 from swath.targets import JOB, VRT, Target

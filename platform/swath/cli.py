@@ -174,10 +174,12 @@ def lasting_uri(uri: str) -> str:
 
 
 def lasting_config(config: Config) -> Config:
-    """A configuration with lasting places: its store, its tracking store, and a file of weights."""
-    weights = config.model.weights
+    """A configuration with lasting places: its store, its tracking store, a file of weights, a checkpoint folder."""
+    weights, resume = config.model.weights, config.train.resume
     if weights not in ("none", "imagenet"):
         config = replace(config, model=replace(config.model, weights=lasting(weights, "model.weights")))
+    if "/" in resume:  # else it is a run's id
+        config = replace(config, train=replace(config.train, resume=lasting(resume, "train.resume")))
     return replace(config, data=replace(config.data, store=lasting(config.data.store, "data.store")),
                    track=replace(config.track, uri=lasting_uri(config.track.uri),
                                  samples=lasting(config.track.samples, "track.samples")))

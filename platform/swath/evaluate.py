@@ -21,8 +21,8 @@ from swath import split as splits
 from swath.checkpoint import Checkpoint
 from swath.config import Config
 from swath.context import DeviceName, choose_device, use_threads
-from swath.errors import CheckpointError, ConfigError, DataError
-from swath.experiment import ended_truly, open_store
+from swath.errors import ConfigError, DataError
+from swath.experiment import ended_truly, locate, open_store
 from swath.foreign import Maps
 from swath.inference import Forward
 from swath.metrics import Uncovered
@@ -114,20 +114,6 @@ def find(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None
     `locate`, and CheckpointError for a checkpoint that is not whole."""
     folder, run_id = locate(run, workdir, uri)
     return checkpoint.load(folder), run_id
-
-
-def locate(run: str, workdir: Path, uri: str = "") -> tuple[Path, str | None]:
-    """The folder of a run's checkpoint, and the run's id where it was given by one.
-
-    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint.
-    """
-    if "/" in run or Path(run).is_dir():
-        return Path(run), None
-    location = tracking.prepare(workdir, uri)
-    record = tracking.find(location.uri, run)
-    if tracking.CHECKPOINT_TAG not in record.tags:
-        raise CheckpointError(f"run {run} ({record.status}) has no checkpoint; use a run that has finished")
-    return Path(record.tags[tracking.CHECKPOINT_TAG]), run
 
 
 def evaluate(run: str, wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Evaluation:

@@ -19,16 +19,30 @@ import torch
 
 import patchstore
 from patchstore import Store
-from swath import certificate, checkpoint, inference, loop, models, patches, pictures, provenance, score, tracking
+from swath import (
+    certificate,
+    checkpoint,
+    inference,
+    loop,
+    models,
+    patches,
+    pictures,
+    provenance,
+    score,
+    signals,
+    tracking,
+)
 from swath import split as splits
 from swath.augment import Augment
 from swath.config import Config
 from swath.console import ReportLine, tell
 from swath.context import Listener, LocalContext, choose_device, use_threads
-from swath.errors import ConfigError, TrainingError
+from swath.errors import CheckpointError, ConfigError, TrainingError
+from swath.records import PARAM_LENGTH, cut
 from swath.result import Score
 from swath.split import Split
-from swath.tracking import Tracker
+from swath.state import lasting
+from swath.tracking import MlflowTracker, Tracker
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,12 +64,17 @@ class Fit(Protocol):
         """Run the loop, with checkpoints in `folder`, its reports going to `tracker` of the tracking store `uri`."""
 
 
-def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None, by_ray: bool = False) -> Outcome:
+def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None, by_ray: bool = False,
+          run_id: str = "") -> Outcome:
     """Train, score and record one model; checkpoints and the default tracking store lie below `workdir`.
 
     In this process for one worker, by Ray Train for several, or if `by_ray`, or if the configuration names a cluster.
-    Raises ConfigError, DataError or a PatchstoreError before anything is started where the configuration, the store or
-    the tracking store cannot serve, and TrainingError when the run itself fails.
+    run_id: the run to go on with, of the same configuration, which has not finished; empty: a new one.
+
+    Raises ConfigError, DataError, CheckpointError or a PatchstoreError before anything is started where the
+    configuration, the store, the tracking store or what is to be resumed cannot serve, and TrainingError when the run
+    itself fails. A run that a signal tells to end is saved and recorded as KILLED before SystemExit is raised, or
+    KeyboardInterrupt for SIGINT.
     """
     began, workdir = time.perf_counter(), workdir.resolve()
     config, store = placed(config)
@@ -64,11 +83,60 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
     if not by_ray:
         choose_device(config.cluster.device)
     location = tracking.prepare(workdir, config.track.uri)
-    tracker = tracking.MlflowTracker.start(
-        location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
-        artifact_location=location.artifact_location, params=config.flat(), tags=tags or {})
+    if config.train.resume:
+        named = checkpoint_of(config.train.resume, workdir, location.uri, config)
+        config = replace(config, train=replace(config.train, resume=str(named)))
+    if run_id:
+        tracker = _reopened(run_id, config, location)
+    else:
+        tracker = MlflowTracker.start(
+            location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
+            artifact_location=location.artifact_location, params=config.flat(), tags=tags or {})
     run, result = record(config, store, workdir, tracker, location, _fit_by_ray if by_ray else _fit, costs)
     return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began, score=result)
+
+
+def _reopened(run_id: str, config: Config, location: tracking.Location) -> MlflowTracker:
+    """The record of a run that is to go on. Raises ConfigError for one that has finished, or is of another
+    configuration."""
+    recorded = tracking.find(location.uri, run_id)
+    if recorded.status == "FINISHED":
+        raise ConfigError(f"run {run_id} has finished; start a new one, without --run")
+    given = {name: cut(str(value), PARAM_LENGTH) for name, value in lasting(config).items()}
+    changed = [f"{name} was {recorded.params.get(name)}" for name, value in given.items()
+               if recorded.params.get(name) != value]
+    if changed:
+        raise ConfigError(f"run {run_id} was begun with another configuration: {', '.join(changed)}; give the same "
+                          "again, or start a new run")
+    return MlflowTracker.reopen(location.uri, run_id)
+
+
+def checkpoint_of(run: str, workdir: Path, uri: str, config: Config) -> Path:
+    """The folder of the whole checkpoint that `train.resume` names. Raises what `locate` does, and CheckpointError for
+    one that is not whole or is of another configuration."""
+    folder, _ = locate(run, workdir, uri)
+    saved = checkpoint.load(folder).config
+    changed = [name for name, value in lasting(config).items() if lasting(saved)[name] != value]
+    if changed:
+        raise CheckpointError(f"train.resume: {folder} is of another configuration ({', '.join(changed)} differ); take "
+                              "its weights alone, or give the same configuration")
+    return folder.resolve()
+
+
+def locate(run: str, workdir: Path, uri: str = "") -> tuple[Path, str | None]:
+    """The folder of a run's checkpoint, and the run's id where it was given by one.
+
+    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint.
+    """
+    if "/" in run or Path(run).is_dir():
+        return Path(run), None
+    location = tracking.prepare(workdir, uri)
+    recorded = tracking.find(location.uri, run)
+    if newest := checkpoint.newest(checkpoints(workdir.resolve(), run)):  # the tag of a run that was killed may be old
+        return newest, run
+    if tracking.CHECKPOINT_TAG in recorded.tags:
+        return Path(recorded.tags[tracking.CHECKPOINT_TAG]), run
+    raise CheckpointError(f"run {run} ({recorded.status}) has no checkpoint; use a run that has finished")
 
 
 def record(config: Config, store: Store, workdir: Path, tracker: Tracker, location: tracking.Location, fit: Fit,
@@ -157,13 +225,23 @@ def _fit_by_ray(config: Config, store: Store, folder: Path, tracker: Tracker, ur
 
 
 def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, listener: Listener) -> loop.Run:
-    """Run the loop in this process, from the newest checkpoint in its folder where there is one."""
+    """Run the loop in this process, from the newest checkpoint in its folder where there is one.
+
+    Told to end by a signal, it saves first, and raises SystemExit or KeyboardInterrupt.
+    """
     use_threads(config.cluster.cpus)
     device = choose_device(config.cluster.device)
     tracker.tags({"swath.device": device.type, "swath.machine": json.dumps(provenance.machine())})
-    context = LocalContext(folder, device, keep=config.train.keep, resume=checkpoint.newest(folder),
-                           listeners=(tracking.reporter(tracker), listener), note=tracker.note)
-    return loop.fit(config, store, context)
+    begins = checkpoint.beginning(folder, config.train.resume)
+    tell((*begins.damaged, begins.said))
+    with signals.heeded() as told:
+        context = LocalContext(folder, device, keep=config.train.keep, save_minutes=config.train.save_minutes,
+                               resume=begins.checkpoint, told=lambda: bool(told),
+                               listeners=(tracking.reporter(tracker), listener), note=tracker.note)
+        run = loop.fit(config, store, context)
+    if run.counts_RKQ is None:
+        told.leave()
+    return run
 
 
 def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:

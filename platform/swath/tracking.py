@@ -166,6 +166,16 @@ class MlflowTracker:
         _get_run(client, uri, run_id)
         return cls(client, uri, run_id)
 
+    @classmethod
+    def reopen(cls, uri: str, run_id: str) -> Self:
+        """Go on with a run that has ended, or whose process has. Raises ConfigError as `find` does."""
+        tracker = cls.attach(uri, run_id)
+        with _told(uri, ConfigError):
+            if REASON_TAG in _get_run(tracker._client, uri, run_id).data.tags:
+                tracker._client.delete_tag(run_id, REASON_TAG)
+            tracker._client.update_run(run_id, status="RUNNING")
+        return tracker
+
     def params(self, params: Mapping[str, object]) -> None:
         entries = [Param(key, cut(str(value), PARAM_LENGTH)) for key, value in named(params).items()]
         for some in _batches(entries):
