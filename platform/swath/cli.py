@@ -175,14 +175,17 @@ def lasting_uri(uri: str) -> str:
 
 def lasting_config(config: Config) -> Config:
     """A configuration with lasting places: its store, its tracking store, a file of weights, a checkpoint folder."""
-    weights, resume = config.model.weights, config.train.resume
-    if weights not in ("none", "imagenet"):
-        config = replace(config, model=replace(config.model, weights=lasting(weights, "model.weights")))
-    if "/" in resume:  # else it is a run's id
-        config = replace(config, train=replace(config.train, resume=lasting(resume, "train.resume")))
+    model, train = config.model, config.train  # without a slash: weights of a name, and runs by their ids
+    config = replace(config, train=replace(train, resume=_lasting_path(train.resume, "train.resume")),
+                     model=replace(model, weights=_lasting_path(model.weights, "model.weights"),
+                                   init_from=_lasting_path(model.init_from, "model.init_from")))
     return replace(config, data=replace(config.data, store=lasting(config.data.store, "data.store")),
                    track=replace(config.track, uri=lasting_uri(config.track.uri),
                                  samples=lasting(config.track.samples, "track.samples")))
+
+
+def _lasting_path(name: str, field: str) -> str:
+    return lasting(name, field) if "/" in name or Path(name).is_file() else name
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

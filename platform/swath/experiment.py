@@ -31,6 +31,7 @@ from swath import (
     score,
     signals,
     tracking,
+    transfer,
 )
 from swath import split as splits
 from swath.augment import Augment
@@ -78,14 +79,12 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
     """
     began, workdir = time.perf_counter(), workdir.resolve()
     config, store = placed(config)
-    costs = check(config, store)
     by_ray = by_ray or config.cluster.workers > 1 or bool(config.cluster.address)
     if not by_ray:
         choose_device(config.cluster.device)
     location = tracking.prepare(workdir, config.track.uri)
-    if config.train.resume:
-        named = checkpoint_of(config.train.resume, workdir, location.uri, config)
-        config = replace(config, train=replace(config.train, resume=str(named)))
+    config = with_runs(config, workdir, location.uri)
+    costs = check(config, store)
     if run_id:
         tracker = _reopened(run_id, config, location)
     else:
@@ -109,6 +108,21 @@ def _reopened(run_id: str, config: Config, location: tracking.Location) -> Mlflo
         raise ConfigError(f"run {run_id} was begun with another configuration: {', '.join(changed)}; give the same "
                           "again, or start a new run")
     return MlflowTracker.reopen(location.uri, run_id)
+
+
+def with_runs(config: Config, workdir: Path, uri: str) -> Config:
+    """The configuration with the checkpoint folders of the runs that it names: to go on from, or for initial weights.
+
+    Raises what `locate` does, and CheckpointError for one to go on from that is not whole or is of another
+    configuration.
+    """
+    if config.model.init_from:
+        folder, _ = locate(config.model.init_from, workdir, uri)
+        config = replace(config, model=replace(config.model, init_from=str(folder.resolve())))
+    if config.train.resume:
+        folder = checkpoint_of(config.train.resume, workdir, uri, config)
+        config = replace(config, train=replace(config.train, resume=str(folder)))
+    return config
 
 
 def checkpoint_of(run: str, workdir: Path, uri: str, config: Config) -> Path:
@@ -148,10 +162,7 @@ def record(config: Config, store: Store, workdir: Path, tracker: Tracker, locati
     """
     with ended_truly(tracker), provenance.noted(tracker.note):
         split = splits.divide(store, config.split)
-        tracker.tags(_tags(config, store, split))
-        tracker.text(config.to_json(), "config.json")
-        tracker.text(json.dumps(provenance.environment(), indent=2), "environment.json")
-        tracker.text(score.protocol(store, split, "val", config).to_json(), "protocol.json")
+        _describe(config, store, split, tracker)
         tracker.log(costs, 0.0)
         folder = checkpoints(workdir, tracker.run_id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +195,7 @@ def placed(config: Config) -> tuple[Config, Store]:
     """The configuration with absolute paths (workers, and whoever reads the record, have other working directories),
     and its store. Raises what `open_store` does."""
     store, weights = open_store(config), config.model.weights
-    if weights not in ("none", "imagenet"):
+    if Path(weights).is_file():
         weights = str(Path(weights).resolve())
     config = replace(config, data=replace(config.data, store=store.uri), model=replace(config.model, weights=weights))
     return config, store
@@ -234,6 +245,8 @@ def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, liste
     tracker.tags({"swath.device": device.type, "swath.machine": json.dumps(provenance.machine())})
     begins = checkpoint.beginning(folder, config.train.resume)
     tell((*begins.damaged, begins.said))
+    for damaged in begins.damaged:
+        tracker.note(damaged)
     with signals.heeded() as told:
         context = LocalContext(folder, device, keep=config.train.keep, save_minutes=config.train.save_minutes,
                                resume=begins.checkpoint, told=lambda: bool(told),
@@ -244,15 +257,20 @@ def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, liste
     return run
 
 
-def _tags(config: Config, store: Store, split: Split) -> dict[str, str]:
+def _describe(config: Config, store: Store, split: Split, tracker: Tracker) -> None:
+    """Record what a run is made with."""
     plan, val_plan = (patches.plan(store, config, name, labels=split) for name in ("train", "val"))
     certified = certificate.certify(store, split, {"train": plan})
     remarks = list(dict.fromkeys([*split.notes, *certified.findings(), *plan.notes, *val_plan.notes]))
     tell(remarks)
-    return {**score.protocol(store, split, "val", config).tags(),
-            "swath.certificate": certified.to_json(), "swath.notes": "\n".join(remarks),
-            "swath.code": provenance.code(), "swath.commit": provenance.commit() or "",
-            "swath.store": store.uri, "swath.fingerprint": store.fingerprint, "swath.config": config.digest()}
+    protocol = score.protocol(store, split, "val", config)
+    tracker.tags({**protocol.tags(), "swath.certificate": certified.to_json(), "swath.code": provenance.code(),
+                  "swath.commit": provenance.commit() or "", "swath.store": store.uri,
+                  "swath.fingerprint": store.fingerprint, "swath.config": config.digest()})
+    tracker.note("\n".join(remarks))
+    tracker.text(config.to_json(), "config.json")
+    tracker.text(json.dumps(provenance.environment(), indent=2), "environment.json")
+    tracker.text(protocol.to_json(), "protocol.json")
 
 
 def check(config: Config, store: Store) -> dict[str, float]:
@@ -263,6 +281,8 @@ def check(config: Config, store: Store) -> dict[str, float]:
     net = models.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
                        std_B=np.ones(store.bands), dtype=store.dtype, combine=config.patches.combine,
                        scales=config.patches.scales)
+    if config.model.init_from:
+        transfer.begin(net, config, checkpoint.Card.of(store))
     cost = models.cost(net, config.patches.size, store.bands)
     return {"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
             "plan/patches": len(plan), "plan/megapixels": plan.megapixels}

@@ -10,7 +10,7 @@ import ray.train
 import torch
 from ray.train.torch import get_device
 
-from swath import ray_cluster, tracking
+from swath import provenance, ray_cluster, tracking
 from swath.config import Config
 from swath.console import ReportLine
 from swath.context import Listener, Metrics
@@ -75,6 +75,7 @@ class RayContext:
         self._listeners: tuple[Listener, ...] = ()
         if self.rank == 0:
             self._tracker = tracking.MlflowTracker.attach(order.tracking_uri, order.run_id)
+            self._tracker.tags({"swath.machine": json.dumps(provenance.machine())})
             self._listeners = (tracking.reporter(self._tracker), ReportLine())
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
@@ -84,6 +85,11 @@ class RayContext:
         ray.train.report(dict(metrics))
         for listener in self._listeners:
             listener(metrics)
+
+    def note(self, text: str) -> None:
+        """Rank 0 writes it into the record."""
+        if self._tracker is not None:
+            self._tracker.note(text)
 
     def save(self, checkpoint: Path, megapixels: float) -> None:
         """Keep a checkpoint that has no score."""

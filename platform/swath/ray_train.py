@@ -30,11 +30,11 @@ from ray.util import placement_group, remove_placement_group
 
 import patchstore
 from swath import config as configuration
-from swath import keeping, loop, ray_cluster, signals, tracking
+from swath import keeping, loop, provenance, ray_cluster, signals, tracking
 from swath.config import Config
 from swath.console import say, tell
 from swath.context import use_threads
-from swath.errors import SwathError, TrainingError
+from swath.errors import DeviceMemoryError, LoaderError, SwathError, TrainingError
 from swath.ray_cluster import connected
 from swath.ray_context import Order, RayContext
 from swath.records import cut
@@ -85,15 +85,18 @@ def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri:
         tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
         order = Order(config=config.to_json(), folder=str(folder), resume="", cpus=full.cpus, tracking_uri=tracking_uri,
                       run_id=tracker.run_id)
-        return _until_done(config, order, full, callbacks, told)
+        return _until_done(config, order, full, tracker, callbacks, told)
 
 
-def _until_done(config: Config, order: Order, full: Team, callbacks: Sequence[UserCallback], told: Told) -> loop.Run:
+def _until_done(config: Config, order: Order, full: Team, tracker: tracking.Tracker,
+                callbacks: Sequence[UserCallback], told: Told) -> loop.Run:
     """Attempt after attempt, until one comes to its end or it is clear that none will."""
     team, failures, stopped_at, slow_starts = full, 0, -1.0, _SLOW_STARTS
     while True:
         begins = keeping.beginning(Path(order.folder), config.train.resume)
         tell((*begins.damaged, begins.said))
+        for damaged in begins.damaged:
+            tracker.note(damaged)
         order = replace(order, resume=str(begins.checkpoint or ""), cpus=team.cpus)
         try:
             run = _attempt(_trainer(order, team, callbacks, slow_starts), order, told)
@@ -104,11 +107,14 @@ def _until_done(config: Config, order: Order, full: Team, callbacks: Sequence[Us
             stopped_at = run.megapixels
         except TrainingFailedError as error:
             told.leave()
-            # A cause that another order mends, such as a smaller train.micro_batch, would be dealt with here: it
-            # changes `order` and is not counted.
-            if (cause := _cause(error)) is not None:  # it would come again
+            cause = _cause(error)
+            if isinstance(cause, DeviceMemoryError):  # mended by a smaller micro-batch, so often as it can be halved
+                config = replace(config, train=replace(config.train, micro_batch=cause.smaller))
+                order = replace(order, config=config.to_json())
+                tracker.note(str(cause))
+            elif cause is not None:  # it would come again
                 raise cause from error
-            what, counts = _last_line(error), not _was_preempted(error)
+            what, counts = _last_line(error), cause is None and not _was_preempted(error)
         failures += counts
         if failures > config.cluster.restarts:
             raise TrainingError(f"a worker failed too often (cluster.restarts): {what}")
@@ -187,13 +193,13 @@ def _has_room(team: Team, wait_s: float, told: Told) -> bool:
 
 
 def _cause(error: TrainingFailedError) -> SwathError | None:
-    """The error that a user can mend, where one made a worker fail."""
+    """The error that a user can mend, where one made a worker fail. A reader of patches that is gone is none."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         cause: BaseException | None = failure
         while cause is not None:
             if isinstance(cause, SwathError):
-                return cause
+                return None if isinstance(cause, LoaderError) else cause
             cause = getattr(cause, "cause", None) or cause.__cause__
     return None
 
@@ -222,4 +228,6 @@ def _work(settings: dict[str, Any]) -> loop.Run:
     order: Order = settings["order"]
     use_threads(order.cpus)
     config = configuration.from_json(order.config)
-    return loop.fit(config, patchstore.open(config.data.store, merge=config.data.merge), RayContext(order, config))
+    context = RayContext(order, config)
+    with provenance.noted(context.note):
+        return loop.fit(config, patchstore.open(config.data.store, merge=config.data.merge), context)

@@ -57,6 +57,7 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.
     for possible in (config, *dimensions.configurations(config)):
         experiment.check_parts(possible, store, split)
     location = tracking.prepare(workdir, config.track.uri)
+    config = experiment.with_runs(config, workdir, location.uri)
     own = length(config, patches.plan(store, config, "train", labels=split))
     config = replace(config, train=replace(config.train, megapixels=own))  # a point's own epochs may be shorter
     base = for_trials(config)
