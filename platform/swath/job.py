@@ -78,19 +78,19 @@ class Job:
                            scales=self.config.patches.scales)
         if self.config.model.init_from and self.context.resume is None:
             self.context.note(transfer.begin(net, self.config, self.card))
-        device, several = self.context.device, self.context.world_size > 1
-        if device.type == "cuda":
-            net = norms.synchronised(net) if several else net
-            net = net.to(memory_format=torch.channels_last) if self.config.train.channels_last else net
+        device = self.context.device
         net = net.to(device)
+        if device.type == "cuda":
+            net = net.to(memory_format=torch.channels_last) if self.config.train.channels_last else net
+            if self.config.train.micro_batch == "auto":
+                self._find_micro_batch(net)
+            net = norms.synchronised(net) if self.context.world_size > 1 else net
         average = deepcopy(net).eval() if self.config.train.ema else None
         state = State(net=net, average=average, optimiser=optimiser(self.config.train, net),
                       scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"))
         if self.context.resume is not None:
             state.restore(self.context.resume, self.config, self.card, device)
         net.train()
-        if self.config.train.micro_batch == "auto" and device.type == "cuda":
-            self._find_micro_batch(state)
         return state
 
     def network(self, state: State) -> Trained:
@@ -101,26 +101,27 @@ class Job:
             state.net.compile()
         return DistributedDataParallel(state.net) if self.context.world_size > 1 else state.net
 
-    def _find_micro_batch(self, state: State) -> None:
-        """Find by trial how many patches fit the device: the fewest that do on any rank."""
-        buffers = {name: buffer.clone() for name, buffer in state.net.named_buffers()}
-        self.micro.find(partial(self._attempt, state.net))
+    def _find_micro_batch(self, net: models.Net) -> None:
+        """Find by trial how many patches fit the device: the fewest that do on any rank. Ranks try on their own, so a
+        normalisation that waits for the others must not be there yet."""
+        buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        self.micro.find(partial(self._attempt, net))
         if self.context.world_size > 1:
             parts = torch.tensor(self.micro.parts, device=self.context.device)
             distributed.all_reduce(parts, distributed.ReduceOp.MAX)
             self.micro.parts = int(parts)
-        for name, buffer in state.net.named_buffers():  # of batch normalisation
+        for name, buffer in net.named_buffers():  # of batch normalisation
             buffer.copy_(buffers[name])
         torch.cuda.reset_peak_memory_stats(self.context.device)
 
     def _attempt(self, net: models.Net, count: int) -> None:
-        """A pass forward and backward over black patches, with room for what an optimiser and several workers take
-        besides: two moments and a copy of the gradients."""
+        """A pass forward and backward over black patches, with room for what the rest of a run takes besides: two
+        moments, a copy of the gradients where there are several workers, and the moving average."""
         size, device = self.config.patches.size, self.context.device
         dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype
         images_NSBHW = torch.zeros(count, net.scales, self.store.bands, size, size, dtype=dtype, device=device)
         labels_NHW = torch.zeros(count, size, size, dtype=torch.uint8, device=device)
-        room = [torch.empty_like(parameter) for parameter in net.parameters() for _ in range(3)]
+        room = [torch.empty_like(parameter) for parameter in net.parameters() for _ in range(4)]
         try:
             with self.autocast():
                 logits_NKHW = net(images_NSBHW)
