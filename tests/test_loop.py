@@ -108,6 +108,19 @@ def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_pat
     np.testing.assert_array_equal(resumed.counts_RKQ, finished.counts_RKQ)
 
 
+@pytest.mark.parametrize(("norm", "said"), [
+    ("group", []),
+    ("batch", ["from step 4 on micro_batch is 4, not 8; the run is not the same as one in which it stays"])])
+def test_a_run_that_is_cut_otherwise_after_a_resume_is_marked(
+        store: Store, tmp_path: Path, norm: Literal["group", "batch"], said: list[str]) -> None:
+    config = replace(TINY, model=replace(TINY.model, norm=norm))
+    begun = loop.fit(config, store, Stopping(tmp_path, after=0.12))
+    notes: list[str] = []
+    loop.fit(replace(config, train=replace(config.train, micro_batch=4)), store,
+             Stopping(tmp_path, after=0.15, resume=begun.checkpoint, note=notes.append))
+    assert notes == said
+
+
 @pytest.mark.parametrize("batch", [2, 8])
 def test_the_moving_average_has_a_half_life_in_megapixels(batch: int) -> None:
     config, step_megapixels = replace(TINY.train, ema=1.0, batch=batch), batch * 64 * 64 / 1e6

@@ -9,7 +9,7 @@ import torch
 
 from swath import checkpoint, models, transfer
 from swath.checkpoint import Card
-from swath.config import Config, ModelConfig
+from swath.config import Config, ModelConfig, PatchesConfig
 from swath.errors import CheckpointError
 
 MODEL = ModelConfig(arch="unet", encoder="tu-test_resnet", norm="group")
@@ -69,6 +69,20 @@ def test_scales_that_are_fused_are_begun_from_one_scale(saved: Path) -> None:
     said = transfer.begin(net, config(saved), CARD)
     assert said.endswith("; the fusion of scales begins anew")
     assert torch.equal(net.net.segmentation_head[0].weight[:3], network().net.segmentation_head[0].weight)
+
+
+@pytest.mark.parametrize("scales", [(1, 2), (1, 2, 4)])
+def test_a_fusion_of_other_scales_begins_anew(tmp_path: Path, scales: tuple[float, ...]) -> None:
+    theirs = Config(model=MODEL, patches=PatchesConfig(scales=(1, 4), combine="concentric"))
+    saved = network(combine="concentric", scales=(1, 4)).state_dict()
+    checkpoint.save(tmp_path, {"net": saved, "average": None}, theirs, CARD)
+    net, before = (network(seed=1, combine="concentric", scales=scales) for _ in range(2))
+    ours = replace(config(tmp_path), patches=PatchesConfig(scales=scales, combine="concentric"))
+    assert transfer.begin(net, ours, CARD).endswith("; the fusion of scales begins anew")
+    assert torch.equal(net.fusion.weigh[0].weight, before.fusion.weigh[0].weight)
+    same = network(seed=1, combine="concentric", scales=(2, 8))
+    ours = replace(config(tmp_path), patches=PatchesConfig(scales=(2, 8), combine="concentric"))
+    assert transfer.begin(same, ours, CARD) == f"begun with the weights of {tmp_path}"
 
 
 def test_another_network_is_refused(saved: Path) -> None:

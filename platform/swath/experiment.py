@@ -39,6 +39,7 @@ from swath.config import Config
 from swath.console import ReportLine, tell
 from swath.context import Listener, LocalContext, choose_device, use_threads
 from swath.errors import CheckpointError, ConfigError, TrainingError
+from swath.job import micro_batches
 from swath.records import PARAM_LENGTH, cut
 from swath.result import Score
 from swath.split import Split
@@ -83,6 +84,8 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
     if not by_ray:
         choose_device(config.cluster.device)
     location = tracking.prepare(workdir, config.track.uri)
+    if run_id and checkpoint.newest(checkpoints(workdir, run_id)):  # of no use any more, and perhaps gone
+        config = replace(config, model=replace(config.model, init_from=""))
     config = with_runs(config, workdir, location.uri)
     costs = check(config, store)
     if run_id:
@@ -107,7 +110,10 @@ def _reopened(run_id: str, config: Config, location: tracking.Location) -> Mlflo
     if changed:
         raise ConfigError(f"run {run_id} was begun with another configuration: {', '.join(changed)}; give the same "
                           "again, or start a new run")
-    return MlflowTracker.reopen(location.uri, run_id)
+    tracker = MlflowTracker.reopen(location.uri, run_id)
+    if (code := recorded.tags.get("swath.code")) != provenance.code():
+        tracker.note(f"gone on with by other code ({provenance.code()}) than before ({code})")
+    return tracker
 
 
 def with_runs(config: Config, workdir: Path, uri: str) -> Config:
@@ -171,6 +177,8 @@ def record(config: Config, store: Store, workdir: Path, tracker: Tracker, locati
         finally:  # what a failed run has saved can still be used
             if newest := checkpoint.newest(folder):
                 tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
+        if not newest and run.checkpoint:  # a finished one, that was named as the one to go on from
+            tracker.tags({tracking.CHECKPOINT_TAG: str(run.checkpoint)})
         if run.counts_RKQ is None:
             raise TrainingError(f"the run was stopped at {run.megapixels:.3f} Mpx, before its end; its checkpoint is "
                                 f"{run.checkpoint}")
@@ -295,6 +303,7 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
     patches.plan(store, config, "val", labels=split)
     for scene, _ in split.scenes("test"):  # no patches are needed there, but it is to be scored
         patches.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
+    micro_batches(config, config.cluster.workers)
     Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype,
             scales=config.patches.scales[:config.patches.at_once])
     score.check_without(store, config)

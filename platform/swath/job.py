@@ -56,9 +56,7 @@ class Job:
                                              scales=config.patches.scales[:config.patches.at_once]),
                              readers=config.cluster.readers,
                              device=context.device, stuck_s=config.cluster.stuck_s)
-        least = 1 if config.patches.at_once > 1 else models.least_batch(config.model, config.patches.size)
-        self.micro = MicroBatch(config.train.micro_batch, share=self.loader.share, size=config.patches.size,
-                                least=least)
+        self.micro = micro_batches(config, context.world_size)
         self.step_megapixels = step_megapixels(config)
         self.steps = step_count(config, self.plan)
         self.thaw = round(config.train.freeze * self.steps)
@@ -87,9 +85,10 @@ class Job:
             net = norms.synchronised(net) if self.context.world_size > 1 else net
         average = deepcopy(net).eval() if self.config.train.ema else None
         state = State(net=net, average=average, optimiser=optimiser(self.config.train, net),
-                      scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"))
-        if self.context.resume is not None:
-            state.restore(self.context.resume, self.config, self.card, device)
+                      scaler=torch.amp.GradScaler(device.type, enabled=self.precision == "fp16"), manner=self.manner)
+        if self.context.resume is not None and (
+                changes := state.restore(self.context.resume, self.config, self.card, device)):
+            self.context.note(changes)
         net.train()
         return state
 
@@ -129,6 +128,11 @@ class Job:
         finally:
             net.zero_grad(set_to_none=True)
             room.clear()
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """How steps are computed now; see `State`."""
+        return {"precision": self.precision, "micro_batch": self.micro.most, "workers": self.context.world_size}
 
     def autocast(self) -> torch.autocast:
         """Arithmetic of the forward pass."""
@@ -207,6 +211,14 @@ class Job:
         for first in range(0, len(ids), self.micro.most):
             images_NSBHW, labels_NHW = reader.read(self.store, self.val_plan, ids[first : first + self.micro.most])
             yield torch.from_numpy(images_NSBHW), torch.from_numpy(labels_NHW)
+
+
+def micro_batches(config: Config, workers: int) -> MicroBatch:
+    """How the share of each of so many workers is cut. Raises ConfigError for one that is too small for the network."""
+    # Of a patch at several scales a batch normalisation sees several images.
+    least = 1 if config.patches.at_once > 1 else models.least_batch(config.model, config.patches.size)
+    return MicroBatch(config.train.micro_batch, share=config.train.batch // workers, size=config.patches.size,
+                      least=least)
 
 
 def length(config: Config, plan: PatchPlan) -> float:

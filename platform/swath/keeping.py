@@ -69,6 +69,8 @@ def damage(folder: Path) -> str:
     """What keeps a folder from being a whole checkpoint; empty for one that is."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
+        if not isinstance(manifest, dict):
+            raise ValueError("no object")
     except (OSError, ValueError) as error:
         return f"{MANIFEST}: {error}"
     wrong = [name for name in FILES if not (folder / name).is_file() or _digest(folder / name) != manifest.get(name)]
@@ -79,6 +81,8 @@ def write_whole(path: Path, text: str) -> None:
     """Write a small file such that a reader sees the old or the new text, never a part."""
     fresh = path.with_suffix(".new")
     fresh.write_text(text)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())  # else a machine that loses its power may leave an empty one
     os.replace(fresh, path)
 
 
@@ -117,18 +121,21 @@ class Keeper:
         if score is not None and math.isfinite(score) and (best is None or score > best.score):
             best = _Best(name=place.name, score=score)
             write_whole(self._folder / _BEST, json.dumps(asdict(best)))
-        self._prune(best)
+        self._prune(place, best)
         self._kept_s = time.monotonic()
         return place
 
     def _best(self) -> _Best | None:
         """The best so far, where it is still there."""
-        file = self._folder / _BEST
-        best = _Best(**json.loads(file.read_text())) if file.exists() else None
-        return best if best is not None and _is_complete(self._folder / best.name) else None
+        try:
+            best = _Best(**json.loads((self._folder / _BEST).read_text()))
+        except (OSError, ValueError, TypeError):  # none yet, or the disk was full
+            return None
+        return best if _is_complete(self._folder / best.name) else None
 
-    def _prune(self, best: _Best | None) -> None:
-        complete = sorted(path for path in _checkpoints(self._folder) if _is_complete(path))
+    def _prune(self, newest: Path, best: _Best | None) -> None:
+        """Remove what is not to be kept; also what is newer, which the run has not gone on from: it is damaged."""
+        complete = sorted(path for path in _checkpoints(self._folder) if path <= newest and _is_complete(path))
         keep = {path.name for path in complete[-self._keep :]} | ({best.name} if best else set())
         for path in list(_checkpoints(self._folder)):
             if path.name not in keep:
@@ -145,7 +152,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         manifest: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
         return all((folder / name).stat().st_size == manifest[name]["bytes"] for name in FILES)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return False
 
 

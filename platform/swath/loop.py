@@ -50,10 +50,13 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     state = job.start()
     resumed = kept = state.step
     train = job.network(state)
+    stop = False
     job.tally.clear()  # its clock begins here
     if state.tally is not None:
         job.tally.restore(state.tally, job)
         state.tally = None
+    elif state.history:  # the report may have been lost that the checkpoint came with
+        context.report(state.history[-1], None)
     for batch in job.loader.batches(state.step, job.steps):
         stop, due = job.any_rank(context.stop(state.megapixels), context.save_due())
         if (stop or due) and state.step > kept:
@@ -66,11 +69,13 @@ def fit(config: Config, store: Store, context: Context) -> Run:
         loss, counts_KK = train_step(job, state, train, batch)
         job.tally.add(loss, counts_KK)
         job.samples.note(batch, loss)
-        if job.is_due(state.step):
-            report(job, state, final=state.step == job.steps)
+        if job.is_due(state.step) and state.step < job.steps:
+            report(job, state, final=False)
             kept = state.step
-    if resumed == job.steps:  # cut off between the last checkpoint and its report
-        context.report(state.history[-1], None)
+    if not stop and state.counts_RKQ is None:
+        if state.step > kept:
+            save(job, state)  # to score a whole split takes its time
+        report(job, state, final=True)
     return Run(metrics=state.history[-1] if state.history else {}, checkpoint=context.newest,
                megapixels=state.megapixels, history=state.history, counts_RKQ=state.counts_RKQ)
 
@@ -118,13 +123,16 @@ def gradients(job: Job, state: State, train: Trained, batch: Batch, totals: torc
 
 
 def _update(job: Job, state: State) -> None:
-    """Take a step with the gradients that are there."""
+    """Take a step with the gradients that are there. Raises TrainingError for some that are not finite, but where the
+    scaler leaves such a step out."""
     config = job.config.train
     for group in state.optimiser.param_groups:
         group["lr"] = group["share"] * learning_rate(config, state.step, job.steps)
     state.scaler.unscale_(state.optimiser)
-    if config.clip:
-        torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf)
+    if not state.scaler.is_enabled() and not torch.isfinite(norm):  # the next loss would be, but it may be saved first
+        raise TrainingError(f"the gradient is not finite at step {state.step} ({state.megapixels:.3f} Mpx); lower "
+                            "train.lr, or set train.clip")
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.optimiser.zero_grad(set_to_none=True)
@@ -160,7 +168,7 @@ def _culprits(job: Job, state: State, batch: Batch) -> str:
 
 def save(job: Job, state: State) -> None:
     """Save between two reports, without a score. Every rank calls it."""
-    state.tally = job.tally.save(job)
+    state.tally, state.manner = job.tally.save(job), job.manner
     if job.context.rank == 0:
         with state.save(job.config, job.card, job.trained_cells()) as folder:
             job.context.save(Path(folder), state.megapixels)
@@ -191,6 +199,7 @@ def report(job: Job, state: State, *, final: bool) -> None:
                 "step": state.step, "device_seconds": state.device_seconds, "peak_memory_mb": peak_memory_mb(job),
                 "train/micro_batch": job.micro.most}
     state.history.append(numbers)
+    state.manner = job.manner
     job.tally.clear()
     if job.context.rank == 0:
         with state.save(job.config, job.card, job.trained_cells()) as folder:

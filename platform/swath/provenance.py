@@ -22,7 +22,7 @@ _ROOTS = (Path(__file__).parent, Path(patchstore.__file__).parent)
 def environment() -> dict[str, Any]:
     """Code, packages, command and machine of this process, as JSON has it."""
     return {"swath": metadata.version("swath"), "code": code(), "commit": commit(), "python": sys.version.split()[0],
-            "packages": {found.name: found.version for found in sorted(metadata.distributions(), key=lambda d: d.name)},
+            "packages": dict(sorted((found.name, found.version) for found in metadata.distributions() if found.name)),
             "command": sys.argv, "machine": machine()}
 
 

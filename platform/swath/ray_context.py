@@ -15,6 +15,7 @@ from swath.config import Config
 from swath.console import ReportLine
 from swath.context import Listener, Metrics
 from swath.keeping import Keeper, write_whole
+from swath.records import NOTES_TAG, noted
 
 _LOOK_S = 1.0
 """Seconds between two looks at whether the run is to stop, and between two notes of how far it is."""
@@ -71,6 +72,7 @@ class RayContext:
         self._progress_file, self._progress = Path(order.folder, "progress.json"), Progress()
         self._looked_s = -_LOOK_S
         self._begun = False
+        self._said, self._tracking_uri, self._run_id = "", order.tracking_uri, order.run_id
         self._tracker: tracking.Tracker | None = None
         self._listeners: tuple[Listener, ...] = ()
         if self.rank == 0:
@@ -87,9 +89,14 @@ class RayContext:
             listener(metrics)
 
     def note(self, text: str) -> None:
-        """Rank 0 writes it into the record."""
+        """Written into the record: by rank 0 among the other remarks, by others as a tag of their own, since none
+        waits for another."""
         if self._tracker is not None:
             self._tracker.note(text)
+        else:
+            self._said = noted(self._said, text)
+            tracker = tracking.MlflowTracker.attach(self._tracking_uri, self._run_id)
+            tracker.tags({f"{NOTES_TAG}.rank{self.rank}": self._said})
 
     def save(self, checkpoint: Path, megapixels: float) -> None:
         """Keep a checkpoint that has no score."""
@@ -118,7 +125,14 @@ class RayContext:
         self._begun = True
         tracker.log({"workers": self.world_size}, megapixels)
         if self._progress_file.exists():
-            before = Progress(**json.loads(self._progress_file.read_text()))
+            before = _read(self._progress_file)
             repeated = before.repeated + max(0.0, before.megapixels - megapixels)
             self._progress = Progress(megapixels=megapixels, repeated=repeated, restarts=before.restarts + 1)
             tracker.log({"repeated_megapixels": repeated, "restarts": self._progress.restarts}, megapixels)
+
+
+def _read(file: Path) -> Progress:
+    try:
+        return Progress(**json.loads(file.read_text()))
+    except (ValueError, TypeError):  # written when the disk was full: what it said is lost
+        return Progress()

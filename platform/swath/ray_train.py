@@ -29,6 +29,7 @@ from ray.train.torch import TorchTrainer
 from ray.util import placement_group, remove_placement_group
 
 import patchstore
+from patchstore import PatchstoreError
 from swath import config as configuration
 from swath import keeping, loop, provenance, ray_cluster, signals, tracking
 from swath.config import Config
@@ -105,7 +106,7 @@ def _until_done(config: Config, order: Order, full: Team, tracker: tracking.Trac
             told.leave()
             what, counts = "a node is to go", run.megapixels <= stopped_at  # a run that gets nowhere ends some day
             stopped_at = run.megapixels
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError) as error:  # the latter where Ray Train's own controller is lost
             told.leave()
             cause = _cause(error)
             if isinstance(cause, DeviceMemoryError):  # mended by a smaller micro-batch, so often as it can be halved
@@ -192,35 +193,39 @@ def _has_room(team: Team, wait_s: float, told: Told) -> bool:
         remove_placement_group(group)
 
 
-def _cause(error: TrainingFailedError) -> SwathError | None:
+def _cause(error: Exception) -> SwathError | PatchstoreError | None:
     """The error that a user can mend, where one made a worker fail. A reader of patches that is gone is none."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         cause: BaseException | None = failure
         while cause is not None:
-            if isinstance(cause, SwathError):
-                return None if isinstance(cause, LoaderError) else cause
+            if isinstance(cause, LoaderError):
+                break
+            if isinstance(cause, SwathError | PatchstoreError):
+                return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
     return None
 
 
-def _was_preempted(error: TrainingFailedError) -> bool:
+def _was_preempted(error: Exception) -> bool:
     """Whether workers were lost with a node that was known to go (as Ray's own policy has it: then it matters not what
     else failed with them)."""
     return isinstance(error, PreemptionError) or any(lost.preempted for lost in _lost(error))
 
 
-def _lost(error: TrainingFailedError) -> list[RayActorError]:
+def _lost(error: Exception) -> list[RayActorError]:
     """What Ray says of the workers that are gone, as opposed to those that failed."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     causes = [getattr(failure, "health_check_failure", failure) for failure in failures.values()]
     return [cause for cause in causes if isinstance(cause, RayActorError)]
 
 
-def _last_line(error: TrainingFailedError) -> str:
+def _last_line(error: Exception) -> str:
     """What is said of a worker that is gone, or of the first that failed: those that are left fail for want of it."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    return cut(str(next(iter((*_lost(error), *failures.values())), error)).strip().splitlines()[-1], 300)
+    failure = next(iter((*_lost(error), *failures.values())), error)
+    lines = str(failure).strip().splitlines() or [type(failure).__name__]
+    return cut(lines[-1], 300)
 
 
 def _work(settings: dict[str, Any]) -> loop.Run:

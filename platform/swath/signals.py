@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SAID = "told to end: the run is saved first; a second signal ends it at once\n"
@@ -47,7 +47,8 @@ def heeded() -> Iterator[Told]:
     def hear(number: int, frame: FrameType | None) -> None:
         told.number = number
         restore()
-        os.write(2, _SAID.encode())  # a handler may come in the middle of a print
+        with suppress(OSError):  # who reads it may have been told to end too
+            os.write(2, _SAID.encode())  # a handler may come in the middle of a print
 
     for number in before:
         signal.signal(number, hear)

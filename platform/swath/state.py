@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swath import checkpoint
+from swath import checkpoint, norms
 from swath.checkpoint import Card
 from swath.config import Config, TrainConfig
 from swath.errors import CheckpointError
@@ -34,6 +34,9 @@ class State:
     """Seconds of training and scoring so far, times workers."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of every report."""
+    manner: dict[str, Any] = field(default_factory=dict)
+    """How steps are computed, which may differ from one attempt of a run to the next: `precision`, the largest
+    `micro_batch`, and the number of `workers`."""
     tally: dict[str, Any] | None = None
     """What was trained since the last one, as job.Tally saves it, in a state that is saved between two reports."""
     counts_RKQ: NDArray[np.int64] | None = None
@@ -63,14 +66,15 @@ class State:
             "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
             "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "tally": self.tally, "trained": trained,
+            "tally": self.tally, "manner": self.manner, "trained": trained,
             "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
         }
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
 
-    def restore(self, folder: Path, config: Config, card: Card, device: torch.device) -> None:
-        """Go on from a checkpoint of the same run.
+    def restore(self, folder: Path, config: Config, card: Card, device: torch.device) -> str:
+        """Go on from a checkpoint of the same run. Returns what there is to say of it: what is computed in another
+        manner than before, as far as that makes a difference; else an empty text.
 
         Random draws need no state of their own: augmentation is seeded by a patch's place in the run, the network's
         draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
@@ -86,17 +90,25 @@ class State:
         if self.average is not None:
             self.average.load_state_dict(saved.state["average"])
         self.optimiser.load_state_dict(saved.state["optimiser"])
-        self.scaler.load_state_dict(saved.state["scaler"])
+        if saved.state["scaler"]:  # empty where the arithmetic was not fp16
+            self.scaler.load_state_dict(saved.state["scaler"])
         self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
         self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
         self.tally = saved.state["tally"]
         self.counts_RKQ = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
+        return self._changes(saved.state["manner"])
+
+    def _changes(self, before: dict[str, Any]) -> str:
+        matter = ["precision", *(["micro_batch", "workers"] if norms.depend_on_batch(self.net) else [])]
+        changes = ", ".join(f"{name} is {self.manner[name]}, not {before[name]}" for name in matter
+                            if before[name] != self.manner[name])
+        return changes and f"from step {self.step} on {changes}; the run is not the same as one in which it stays"
 
 
 def lasting(config: Config) -> dict[str, Any]:
     """The fields that may not change within a run, by name: all but where it runs and how it is recorded and cut."""
     free = ("data.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep", "train.save_minutes",
-            "train.resume")
+            "train.resume", "model.init_from")
     return {name: value for name, value in config.flat().items() if not name.startswith(free)}
 
 

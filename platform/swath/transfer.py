@@ -29,14 +29,17 @@ def begin(net: Net, config: Config, card: Card) -> str:
     _check_alike(folder, saved, config)
     theirs = saved.state.get("average") or saved.state["net"]
     head, fresh = last_layer(net), list[str]()
+    same_scales = _shares(saved.config) == _shares(config)
     for name, tensor in net.state_dict().items():
         if name in _OWN:
             continue
-        if name in head:
+        if name.startswith("fusion.") and not same_scales:
+            fresh.append(name)
+        elif name in head:
             tensor.copy_(_rows(tensor, theirs[name], card.classes, saved.card.classes))
         elif name in theirs and theirs[name].shape == tensor.shape:
             tensor.copy_(theirs[name])
-        elif name in theirs and tensor.ndim == 4 and theirs[name].shape[2:] == tensor.shape[2:]:
+        elif name in theirs and tensor.ndim == 4 and _but_bands(theirs[name]) == _but_bands(tensor):
             tensor.copy_(_bands(theirs[name], tensor.shape[1]))
         else:
             fresh.append(name)
@@ -56,6 +59,16 @@ def _check_alike(folder: Path, saved: Checkpoint, config: Config) -> None:
     if differ:
         raise CheckpointError(f"model.init_from: {folder} is of another network ({'; '.join(differ)}); take the same "
                               "network, or another run")
+
+
+def _shares(config: Config) -> list[float]:
+    """What of each scale's patch the finest one covers, where scales are fused; else nothing."""
+    scales = config.patches.scales
+    return [scales[0] / scale for scale in scales] if config.patches.together else []
+
+
+def _but_bands(weights: Tensor) -> tuple[int, ...]:
+    return (weights.shape[0], *weights.shape[2:])
 
 
 def last_layer(net: Net) -> tuple[str, ...]:
