@@ -17,7 +17,7 @@ import patchstore
 from patchstore import Store
 from swath import keeping, loop
 from swath.config import ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
-from swath.context import LocalContext
+from swath.context import LocalContext, Metrics
 from swath.keeping import Keeper
 
 CPU = torch.device("cpu")
@@ -125,6 +125,24 @@ def test_what_is_not_whole_is_left_out_and_told(make: Callable[[], Path], tmp_pa
         assert {whole, third} == set(folder.glob("kpx*"))
 
 
+def test_a_newer_one_that_is_damaged_takes_no_place(make: Callable[[], Path], tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "run", 2)
+    for megapixels, score in ((1, 0.1), (2, 0.2), (4, 0.9)):
+        place = keeper.keep(make(), megapixels, score)
+    flip_state(place)  # the run goes on from 2, and is at 3 when it is saved
+    assert keeper.keep(make(), 3).is_dir()
+    assert names(tmp_path / "run") == [name(2), name(3)]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"other": 1}'])
+def test_a_spoilt_note_of_the_best_stops_no_run(make: Callable[[], Path], tmp_path: Path, text: str) -> None:
+    keeper = Keeper(tmp_path / "run", 1)
+    keeper.keep(make(), 1, 0.9)
+    (tmp_path / "run" / "best.json").write_text(text)
+    keeper.keep(make(), 2, 0.5)
+    assert names(tmp_path / "run") == [name(2)]
+
+
 def test_a_best_that_is_cut_is_the_best_no_longer(make: Callable[[], Path], tmp_path: Path) -> None:
     keeper = Keeper(tmp_path / "run", 1)
     cut_state(keeper.keep(make(), 1, 0.9))
@@ -194,6 +212,29 @@ def test_a_run_saved_between_reports_goes_on_as_if_undisturbed(whole: loop.Run, 
     np.testing.assert_array_equal(resumed.counts_RKQ, whole.counts_RKQ)
     best = json.loads((tmp_path / "cut" / "best.json").read_text())
     assert best["score"] == max(m["val_part/miou"] for m in whole.history)
+
+
+class CutAtTheEnd(LocalContext):
+    """A context in which a run is killed while its whole split is scored."""
+
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
+        if "val/miou" in metrics:
+            raise KeyboardInterrupt
+        super().report(metrics, checkpoint)
+
+
+def test_a_run_that_is_cut_while_the_whole_is_scored_has_only_that_to_do(whole: loop.Run, store: Store, tmp_path: Path
+                                                                         ) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(TINY, store, CutAtTheEnd(tmp_path, torch.device("cpu")))
+    newest = keeping.newest(tmp_path)
+    assert newest is not None
+    assert newest.name == name(whole.megapixels)
+    told: list[Metrics] = []
+    run = loop.fit(TINY, store, LocalContext(tmp_path, torch.device("cpu"), resume=newest, listeners=(told.append,)))
+    np.testing.assert_array_equal(run.counts_RKQ, whole.counts_RKQ)
+    assert run.metrics["train/loss"] == pytest.approx(whole.metrics["train/loss"])
+    assert [metrics["val/miou"] for metrics in told] == [whole.metrics["val/miou"]]
 
 
 def test_a_run_that_is_cut_at_once_has_nothing_to_save(store: Store, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath import models
-from swath.config import ModelConfig
+from patchstore import Store
+from swath import experiment, models
+from swath import split as splits
+from swath.config import AugmentConfig, ClusterConfig, Config, ModelConfig, PatchesConfig, TrainConfig
 from swath.errors import ConfigError, TrainingError
 from swath.micro_batch import MicroBatch, fits
 
@@ -77,3 +79,11 @@ def test_the_least_batch_is_what_training_takes(arch: str, norm: str, least: int
     if least > 1:
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             net(torch.zeros(least - 1, 1, 3, 64, 64))
+
+
+def test_a_share_that_is_too_small_is_refused_before_anything_is_built(store: Store) -> None:
+    config = Config(patches=PatchesConfig(size=64), model=ModelConfig(arch="deeplabv3plus", encoder="resnet18"),
+                    augment=AugmentConfig(pipeline="none"), train=TrainConfig(batch=4),
+                    cluster=ClusterConfig(workers=4))
+    with pytest.raises(ConfigError, match=r"train\.batch: 1 for each worker, but this network is not trained on fewer"):
+        experiment.check_parts(config, store, splits.divide(store, config.split))

@@ -117,7 +117,7 @@ class Keeper:
         if place.exists():  # left by an attempt that ended before it was complete
             shutil.rmtree(place)
         shutil.copytree(checkpoint, place)
-        best = self._best()
+        best = self._best(place)
         if score is not None and math.isfinite(score) and (best is None or score > best.score):
             best = _Best(name=place.name, score=score)
             write_whole(self._folder / _BEST, json.dumps(asdict(best)))
@@ -125,13 +125,13 @@ class Keeper:
         self._kept_s = time.monotonic()
         return place
 
-    def _best(self) -> _Best | None:
-        """The best so far, where it is still there."""
+    def _best(self, newest: Path) -> _Best | None:
+        """The best so far, where it is still there and not newer than the newest."""
         try:
             best = _Best(**json.loads((self._folder / _BEST).read_text()))
         except (OSError, ValueError, TypeError):  # none yet, or the disk was full
             return None
-        return best if _is_complete(self._folder / best.name) else None
+        return best if best.name <= newest.name and _is_complete(self._folder / best.name) else None
 
     def _prune(self, newest: Path, best: _Best | None) -> None:
         """Remove what is not to be kept; also what is newer, which the run has not gone on from: it is damaged."""
