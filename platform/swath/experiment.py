@@ -210,8 +210,8 @@ def placed(config: Config) -> tuple[Config, Store]:
 
 
 def run_name(config: Config) -> str:
-    """A name that tells runs apart at a glance: unet-resnet18-256x1."""
-    scales = "+".join(f"{s:g}" for s in config.patches.scales)
+    """A name that tells runs apart at a glance: unet-resnet18-256x1, …x1+4 for a mixture, …x1&4 for concentric ones."""
+    scales = ("&" if config.patches.together else "+").join(f"{scale:g}" for scale in config.patches.scales)
     return f"{config.model.arch}-{config.model.encoder}-{config.patches.size}x{scales}"
 
 
