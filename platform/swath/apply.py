@@ -10,12 +10,11 @@ import numpy as np
 from rasterio.transform import Affine
 
 from patchstore.raster import open_dataset
-from swath import bands, checkpoint, mapping, maps, mosaic, polygons, ray_predict, targets
+from swath import bands, checkpoint, mapping, maps, mosaic, polygons, ray_predict, runs, targets
 from swath.checkpoint import Card, Checkpoint
 from swath.config import ClusterConfig
 from swath.console import say
 from swath.context import choose_device
-from swath.experiment import locate
 from swath.mapping import Model, Scene
 from swath.mosaic import NoMosaicError
 from swath.targets import JOB, VRT, Target
@@ -62,7 +61,7 @@ def predict(request: Request) -> Maps:
     place of an input, a disk without room, and where the model sees metres (`patches.pixel_m`) and an input's CRS gives
     none.
     """
-    folder, _ = locate(request.run, request.workdir, request.uri)
+    folder, _ = runs.locate(request.run, request.workdir, request.uri)
     trained = checkpoint.load(folder)
     with _machines(request.cluster) as cluster:
         model = _model(replace(request, cluster=cluster), folder, trained)

@@ -16,13 +16,13 @@ import torch
 
 import patchstore
 from patchstore import Store
-from swath import checkpoint, inference, ledger, pictures, protocol, result, score, tracking, worst
+from swath import checkpoint, inference, ledger, pictures, protocol, result, runs, score, tracking, worst
 from swath import split as splits
 from swath.checkpoint import Checkpoint
 from swath.config import Config
 from swath.context import DeviceName, choose_device, use_threads
 from swath.errors import ConfigError, DataError
-from swath.experiment import ended_truly, locate, open_store
+from swath.experiment import ended_truly, open_store
 from swath.foreign import Maps
 from swath.inference import Forward
 from swath.metrics import Uncovered
@@ -111,8 +111,8 @@ class _Ground:
 
 def find(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None]:
     """The checkpoint of an MLflow run id or a checkpoint folder, and the run's id where it was given by one. Raises as
-    `locate`, and CheckpointError for a checkpoint that is not whole."""
-    folder, run_id = locate(run, workdir, uri)
+    `runs.locate`, and CheckpointError for a checkpoint that is not whole."""
+    folder, run_id = runs.locate(run, workdir, uri)
     return checkpoint.load(folder), run_id
 
 

@@ -28,6 +28,7 @@ from swath import (
     patches,
     pictures,
     provenance,
+    runs,
     score,
     signals,
     tracking,
@@ -38,12 +39,10 @@ from swath.augment import Augment
 from swath.config import Config
 from swath.console import ReportLine, tell
 from swath.context import Listener, LocalContext, choose_device, use_threads
-from swath.errors import CheckpointError, ConfigError, TrainingError
+from swath.errors import ConfigError, TrainingError
 from swath.job import micro_batches
-from swath.records import PARAM_LENGTH, cut
 from swath.result import Score
 from swath.split import Split
-from swath.state import lasting
 from swath.tracking import MlflowTracker, Tracker
 
 
@@ -84,79 +83,18 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
     if not by_ray:
         choose_device(config.cluster.device)
     location = tracking.prepare(workdir, config.track.uri)
-    if run_id and checkpoint.newest(checkpoints(workdir, run_id)):  # of no use any more, and perhaps gone
+    if run_id and checkpoint.newest(runs.checkpoints(workdir, run_id)):  # of no use any more, and perhaps gone
         config = replace(config, model=replace(config.model, init_from=""))
-    config = with_runs(config, workdir, location.uri)
+    config = runs.with_folders(config, workdir, location.uri)
     costs = check(config, store)
     if run_id:
-        tracker = _reopened(run_id, config, location)
+        tracker = runs.reopened(run_id, config, location)
     else:
         tracker = MlflowTracker.start(
             location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
             artifact_location=location.artifact_location, params=config.flat(), tags=tags or {})
     run, result = record(config, store, workdir, tracker, location, _fit_by_ray if by_ray else _fit, costs)
     return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began, score=result)
-
-
-def _reopened(run_id: str, config: Config, location: tracking.Location) -> MlflowTracker:
-    """The record of a run that is to go on. Raises ConfigError for one that has finished, or is of another
-    configuration."""
-    recorded = tracking.find(location.uri, run_id)
-    if recorded.status == "FINISHED":
-        raise ConfigError(f"run {run_id} has finished; start a new one, without --run")
-    given = {name: cut(str(value), PARAM_LENGTH) for name, value in lasting(config).items()}
-    changed = [f"{name} was {recorded.params.get(name)}" for name, value in given.items()
-               if recorded.params.get(name) != value]
-    if changed:
-        raise ConfigError(f"run {run_id} was begun with another configuration: {', '.join(changed)}; give the same "
-                          "again, or start a new run")
-    tracker = MlflowTracker.reopen(location.uri, run_id)
-    if (code := recorded.tags.get("swath.code")) != provenance.code():
-        tracker.note(f"gone on with by other code ({provenance.code()}) than before ({code})")
-    return tracker
-
-
-def with_runs(config: Config, workdir: Path, uri: str) -> Config:
-    """The configuration with the checkpoint folders of the runs that it names: to go on from, or for initial weights.
-
-    Raises what `locate` does, and CheckpointError for one to go on from that is not whole or is of another
-    configuration.
-    """
-    if config.model.init_from:
-        folder, _ = locate(config.model.init_from, workdir, uri)
-        config = replace(config, model=replace(config.model, init_from=str(folder.resolve())))
-    if config.train.resume:
-        folder = checkpoint_of(config.train.resume, workdir, uri, config)
-        config = replace(config, train=replace(config.train, resume=str(folder)))
-    return config
-
-
-def checkpoint_of(run: str, workdir: Path, uri: str, config: Config) -> Path:
-    """The folder of the whole checkpoint that `train.resume` names. Raises what `locate` does, and CheckpointError for
-    one that is not whole or is of another configuration."""
-    folder, _ = locate(run, workdir, uri)
-    saved = checkpoint.load(folder).config
-    changed = [name for name, value in lasting(config).items() if lasting(saved)[name] != value]
-    if changed:
-        raise CheckpointError(f"train.resume: {folder} is of another configuration ({', '.join(changed)} differ); take "
-                              "its weights alone, or give the same configuration")
-    return folder.resolve()
-
-
-def locate(run: str, workdir: Path, uri: str = "") -> tuple[Path, str | None]:
-    """The folder of a run's checkpoint, and the run's id where it was given by one.
-
-    Raises ConfigError for an id that the tracking store does not have, CheckpointError for a run without a checkpoint.
-    """
-    if "/" in run or Path(run).is_dir():
-        return Path(run), None
-    location = tracking.prepare(workdir, uri)
-    recorded = tracking.find(location.uri, run)
-    if newest := checkpoint.newest(checkpoints(workdir.resolve(), run)):  # the tag of a run that was killed may be old
-        return newest, run
-    if tracking.CHECKPOINT_TAG in recorded.tags:
-        return Path(recorded.tags[tracking.CHECKPOINT_TAG]), run
-    raise CheckpointError(f"run {run} ({recorded.status}) has no checkpoint; use a run that has finished")
 
 
 def record(config: Config, store: Store, workdir: Path, tracker: Tracker, location: tracking.Location, fit: Fit,
@@ -170,7 +108,7 @@ def record(config: Config, store: Store, workdir: Path, tracker: Tracker, locati
         split = splits.divide(store, config.split)
         _describe(config, store, split, tracker)
         tracker.log(costs, 0.0)
-        folder = checkpoints(workdir, tracker.run_id)
+        folder = runs.checkpoints(workdir, tracker.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             run = fit(config, store, folder, tracker, location.uri)
@@ -185,11 +123,6 @@ def record(config: Config, store: Store, workdir: Path, tracker: Tracker, locati
         result = score.score_of(store, split, "val", config, run.counts_RKQ)
         _draw(config, store, split, run, result, tracker)
         return run, result
-
-
-def checkpoints(workdir: Path, run_id: str) -> Path:
-    """The folder of a run's checkpoints."""
-    return workdir / "checkpoints" / run_id
 
 
 def open_store(config: Config) -> Store:

@@ -23,7 +23,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from patchstore import Store
-from swath import checkpoint, console, experiment, loop, ray_cluster, ray_train, space, tracking
+from swath import checkpoint, console, experiment, loop, ray_cluster, ray_train, runs, space, tracking
 from swath.config import ClusterConfig, Config
 from swath.context import Metrics
 from swath.errors import ConfigError, SwathError
@@ -251,7 +251,7 @@ class Ledger(tune.Callback):
         try:
             tracker = self._tracker(trial)
             tracker.tags({"swath.state": trial.state})
-            folder = experiment.checkpoints(self.search.workdir, trial.run_id)
+            folder = runs.checkpoints(self.search.workdir, trial.run_id)
             if trial.state in ("STOPPED", "KILLED") and (newest := checkpoint.newest(folder)):
                 tracker.tags({tracking.CHECKPOINT_TAG: str(newest)})
             tracker.end(STATUS[trial.state], trial.reason)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchstore import Store
-from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, score, space, tracking, trials
+from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, runs, score, space, tracking, trials
 from swath import split as splits
 from swath.config import Config
 from swath.errors import ConfigError, SwathError, TrainingError
@@ -57,7 +57,7 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.
     for possible in (config, *dimensions.configurations(config)):
         experiment.check_parts(possible, store, split)
     location = tracking.prepare(workdir, config.track.uri)
-    config = experiment.with_runs(config, workdir, location.uri)
+    config = runs.with_folders(config, workdir, location.uri)
     own = length(config, patches.plan(store, config, "train", labels=split))
     config = replace(config, train=replace(config.train, megapixels=own))  # a point's own epochs may be shorter
     base = for_trials(config)
