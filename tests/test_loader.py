@@ -160,7 +160,8 @@ def test_a_reader_that_hangs_with_a_full_pipe_is_an_error(make: Callable[..., Lo
     batches = loader.batches(0, 1000)
     next(batches)
     task, ids = loader.task(3)
-    big = replace(task, windows=tuple(replace(window, scene=window.scene * 10_000) for window in task.windows))
+    big = replace(task, views=tuple(tuple(replace(window, scene=window.scene * 10_000) for window in windows)
+                                    for windows in task.views))
     monkeypatch.setattr(Loader, "task", lambda self, index: (replace(big, index=index, slot=index % 4), ids))
     os.kill(readers_of(os.getpid())[0].pid, signal.SIGSTOP)
     with pytest.raises(LoaderError, match=r"no batch for \d+ s .*: reader 0"):
