@@ -26,14 +26,15 @@ class MemoryStore(patchstore.Store):
         self._made_of = uri, tuple(windows), size
         self._images_NBSS, self._labels_NSS = patchstore.open(uri).read(windows, size)
 
-    def begin(self, windows: Sequence[Window], images_NBSS: NDArray[Any], labels_NSS: NDArray[np.uint8]
+    def begin(self, windows: Sequence[Window], images_NBSS: Sequence[NDArray[Any]], labels_NSS: NDArray[np.uint8]
               ) -> Callable[[], None]:
         """As a store does, but for what the patches show."""
         spare = len(self._labels_NSS) - len(windows)
         first = (windows[0].row + windows[0].col) % (spare + 1)
 
         def finish() -> None:
-            images_NBSS[...] = self._images_NBSS[first:first + len(windows)]
+            for image_BSS, own_BSS in zip(images_NBSS, self._images_NBSS[first:]):
+                image_BSS[...] = own_BSS
             labels_NSS[...] = self._labels_NSS[first:first + len(windows)]
 
         return finish
@@ -48,9 +49,9 @@ class LibraryFlips:
     def __init__(self) -> None:
         self._flips = A.Compose([A.D4(p=1)])
 
-    def vary(self, images_NBHW: NDArray[np.uint8], labels_NHW: NDArray[np.uint8], seeds_N: Sequence[int]) -> None:
-        """Vary a batch in place."""
-        for image_BHW, label_HW, seed in zip(images_NBHW, labels_NHW, seeds_N):
+    def vary(self, images_NSBHW: NDArray[np.uint8], labels_NHW: NDArray[np.uint8], seeds_N: Sequence[int]) -> None:
+        """Vary a batch of patches of one scale in place."""
+        for image_BHW, label_HW, seed in zip(images_NSBHW[:, 0], labels_NHW, seeds_N):
             self._flips.set_random_seed(seed)
             varied = self._flips(image=np.ascontiguousarray(image_BHW.transpose(1, 2, 0)), mask=label_HW)
             image_BHW[...] = varied["image"].transpose(2, 0, 1)

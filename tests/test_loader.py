@@ -240,3 +240,15 @@ def test_batches_cross_to_the_gpu_unchanged(make: Callable[..., Loader]) -> None
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_what_the_benchmarks_put_in_place_of_parts_fits_the_loader(make: Callable[..., Loader], store: Store) -> None:
+    from bench_parts import LibraryFlips, MemoryStore  # here: albumentations takes seconds to import
+
+    plan = make().plan
+    memory = MemoryStore(store.uri, plan.windows(np.arange(30) % len(plan)), SIZE)
+    (plain,) = (contents(batch) for batch in make(store=memory).batches(0, 1))
+    (turned,) = (contents(batch) for batch in make(store=memory, augment=LibraryFlips()).batches(0, 1))
+    for before, after in zip(plain, turned, strict=True):
+        assert not np.array_equal(before, after)
+        np.testing.assert_array_equal(np.sort(before.reshape(24, -1)), np.sort(after.reshape(24, -1)))
