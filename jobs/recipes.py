@@ -33,8 +33,8 @@ def synthetic() -> Config:
         augment=AugmentConfig(pipeline="flips"),
         model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
         loss=LossConfig(cross_entropy=1.0, dice=1.0, class_weights="sqrt"),
-        train=TrainConfig(megapixels=32, batch=16, lr=3e-3, report_every=4),
-        search=SearchConfig(trials=4, megapixels=12, grace=4, space=(
+        train=TrainConfig(megapixels=24, batch=16, lr=3e-3, report_every=4),
+        search=SearchConfig(trials=4, megapixels=8, grace=4, space=(
             "model.arch=unet|fpn", "model.encoder=tu-mobilenetv3_small_050|tu-mobilenetv3_small_100", "loss.dice=0..2",
             "patches.size=64|128|256", "patches.scales=1|2|1,2")),
         track=TrackConfig(experiment="synthetic"),

@@ -79,3 +79,12 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         return subprocess.CompletedProcess(argv, code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def alone(store_uri: str, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """The outcome of the calm run in this process, undisturbed."""
+    from calm import calm
+    from swath import experiment
+
+    return experiment.train(calm(store_uri), tmp_path_factory.mktemp("alone"))

@@ -1,6 +1,5 @@
-"""Several scales of one place: where a coarser map's centre lies, how scales are weighed, and that context is used."""
+"""Several scales of one place: where a coarser map's centre lies, how scales are weighed, and what they cost."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -93,51 +92,3 @@ def test_scales_go_from_fine_to_coarse():
     for scales in ((1.0,), (4.0, 1.0)):
         with pytest.raises(ConfigError, match=r"patches\.scales must be two or more, from fine to coarse"):
             PatchesConfig(scales=scales, combine="concentric")
-
-
-def strokes(count, generator, size=32):
-    """Images (N, 2, 1, size, size) of one ground at scales 1 and 4, and labels (N, size, size).
-
-    The finest patch shows thin strokes over noise. Whether they are of class 1 or 2 is told by the ground around alone:
-    it is bright or dark beyond the patch. Only there: within, both classes are drawn alike.
-    """
-    inner = slice(size * 3 // 8, size * 5 // 8)
-    images, labels = np.zeros((count, 2, 1, size, size), "float32"), np.zeros((count, size, size), "int64")
-    for image, label in zip(images, labels, strict=True):
-        kind = generator.integers(1, 3)
-        label[generator.choice(size, 5, replace=False)] = kind
-        label[:] = label.T if generator.random() < 0.5 else label
-        image[0, 0] = generator.normal(0, 0.5, (size, size)) + 3 * (label > 0)
-        image[1, 0] = generator.normal(0, 0.5 / 4, (size, size)) + (2 if kind == 1 else -2)
-        image[1, 0, inner, inner] = image[0, 0].reshape(size // 4, 4, size // 4, 4).mean((1, 3))
-    return torch.from_numpy(images), torch.from_numpy(labels)
-
-
-def score(scales, steps=120, batch=8):
-    """Mean IoU over the three classes, and accuracy on the strokes, of a network trained on `scales` (0: 1, 1: 4)."""
-    combine = "concentric" if len(scales) > 1 else "single"
-    net = build(scales=(1, 4)[:len(scales)], combine=combine).train()
-    optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
-    generator = np.random.default_rng(0)
-    for _ in range(steps):
-        images, labels = strokes(batch, generator)
-        loss = functional.cross_entropy(net(images[:, scales]), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    images, labels = strokes(200, np.random.default_rng(1))
-    with torch.no_grad():
-        found = net.eval()(images[:, scales]).argmax(1)
-    both = [(((found == k) & (labels == k)).sum(), ((found == k) | (labels == k)).sum()) for k in range(3)]
-    stroke = labels > 0
-    return float(sum(i / u for i, u in both) / 3), float((found == labels)[stroke].float().mean())
-
-
-@pytest.mark.slow
-def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone():
-    """The positive control: detail from one scale and context from the other, at one and the same time."""
-    fine, coarse, both = (score(scales) for scales in ([0], [1], [0, 1]))
-    print(f"mean IoU, accuracy on strokes: single at 1 {fine}, single at 4 {coarse}, concentric {both}")
-    assert abs(fine[1] - 0.5) < 0.1
-    assert both[1] > 0.9
-    assert both[0] > max(fine[0], coarse[0]) + 0.3

@@ -120,16 +120,12 @@ def test_a_submitted_search_is_found_from_elsewhere(head: Head, store_uri: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arguments", "says"), [
-    ("unknown", ("synthetix",), "did you mean synthetic?"),
-    ("relative", ("synthetic", "--data.store", "/s.zarr", "--workdir", "runs/a"), "workdir: runs/a is relative"),
-])
-def test_what_a_user_can_mend_fails_the_job(head: Head, name: str, arguments: tuple[str, ...], says: str) -> None:
-    result = head.submit(name, "jobs/train.py", *arguments)
+def test_what_a_user_can_mend_fails_the_job(head: Head) -> None:
+    result = head.submit("relative", "jobs/train.py", "synthetic", "--data.store", "/s.zarr", "--workdir", "runs/a")
     assert result.returncode != 0
-    assert says in result.stdout
+    assert "workdir: runs/a is relative" in result.stdout
     assert "Traceback" not in result.stdout
-    details = head.details(name)
+    details = head.details("relative")
     assert (details.status, details.driver_exit_code) == ("FAILED", 2)
 
 

@@ -18,7 +18,7 @@ import patchstore
 from patchstore.audit import SceneAudit, audit_scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")]
-SHAPE = (1500, 1300)
+SHAPE = (1000, 900)
 MOMENTS = 20
 INGEST = """
 import pathlib, sys, time

@@ -11,10 +11,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from calm import assert_alike, calm, curves
 from swath import experiment, ray_cluster, tracking
 from swath.config import ClusterConfig
 from swath.ray_cluster import connected
-from test_signals import assert_alike, calm, curves
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -30,12 +30,6 @@ def nodes() -> Iterator[Cluster]:
             yield cluster
     finally:
         cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def alone(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> experiment.Outcome:
-    """The run with a single worker."""
-    return experiment.train(calm(store_uri), tmp_path_factory.mktemp("alone"))
 
 
 class Training(threading.Thread):

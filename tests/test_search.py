@@ -100,7 +100,9 @@ def test_the_best_is_the_best(found: search.Found) -> None:
     best = tracking.find(found.location.uri, found.best.run_id)
     assert best.metrics["val/miou"] == found.best.val_miou
     assert found.best.val_miou >= max(t.last("val/miou") or 0 for t in found.trials)
-    assert best.params["model.arch"] == found.best.config.model.arch == "linknet"
+    winner = trials.best(found.trials)
+    assert winner is not None
+    assert best.params["model.arch"] == found.best.config.model.arch == winner.point["model.arch"]
 
 
 def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search.Found, store_uri: str, workdir: Path
@@ -227,7 +229,7 @@ def test_a_trial_killed_too_often_has_failed(cluster: None, store_uri: str, tmp_
 
 @pytest.mark.slow
 def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str, tmp_path: Path) -> None:
-    config = tiny(store_uri, "train.lr=1e-3|1e30", trials=3, seed=1)
+    config = tiny(store_uri, "train.lr=1e-3|1e30", trials=2, seed=1)
     config = replace(config, train=replace(config.train, optimiser="sgd", clip=0, warmup=0),
                      cluster=replace(config.cluster, workers=2, cpus=1, restarts=0))
     found = search.run(config, tmp_path)

@@ -15,12 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
+from calm import CURVES, assert_alike, calm, curves
 from conftest import ROOT
 from swath import checkpoint, experiment, keeping, signals, tracking
-from swath.config import ClusterConfig, Config, DataConfig, LossConfig, ModelConfig, PatchesConfig, TrainConfig
+from swath.config import ClusterConfig, Config
 from swath.errors import CheckpointError, ConfigError
-
-CURVES = ("train/loss", "train/miou", "val/loss", "val_part/miou")
 
 
 @pytest.fixture
@@ -66,19 +65,6 @@ def test_a_thread_heeds_no_signals() -> None:
     thread.start()
     thread.join()
     assert seen == [(False, True)]
-
-
-def calm(store_uri: str, **cluster: object) -> Config:
-    """A run whose steps are small: training multiplies what rounding differs by."""
-    return Config(
-        data=DataConfig(store=store_uri),
-        patches=PatchesConfig(size=64),
-        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
-        loss=LossConfig(cross_entropy=1, dice=1),
-        train=TrainConfig(megapixels=1.4, batch=8, report_every=0.4, optimiser="sgd", lr=1e-3, precision="fp32",
-                          save_minutes=0.2 / 60),
-        cluster=ClusterConfig(device="cpu", cpus=1, readers=1, **cluster),  # type: ignore[arg-type]
-    )
 
 
 class Job:
@@ -162,33 +148,18 @@ def end_by_turns(job: Job, number: int) -> None:
     assert job.record.status == "FINISHED"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> experiment.Outcome:
-    return experiment.train(calm(store_uri), tmp_path_factory.mktemp("undisturbed"))
-
-
-def curves(outcome: experiment.Outcome) -> list[list[float]]:
-    return [[metrics[name] for metrics in outcome.run.history] for name in CURVES]
-
-
-def assert_alike(actual: list[list[float]], desired: list[list[float]]) -> None:
-    """Curves of the same run on other numbers of workers: rounding moves a loss a little, and some argmaxes."""
-    for name, values, wanted in zip(CURVES, actual, desired, strict=True):
-        np.testing.assert_allclose(values, wanted, rtol=1e-3 if name.endswith("loss") else 0.02, err_msg=name)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_a_run_that_is_told_to_end_and_killed_is_the_same_run(undisturbed: experiment.Outcome, store_uri: str,
-                                                              tmp_path: Path, number: int, workers: int) -> None:
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_run_that_is_told_to_end_and_killed_is_the_same_run(alone: experiment.Outcome, store_uri: str, tmp_path: Path,
+                                                              number: int, workers: int) -> None:
     job = Job(calm(store_uri, workers=workers), tmp_path / "run")
     end_by_turns(job, number)
-    assert set(job.steps()) == set(range(int(undisturbed.run.metrics["step"])))
-    assert_alike(job.curves(), curves(undisturbed))
+    assert set(job.steps()) == set(range(int(alone.run.metrics["step"])))
+    assert_alike(job.curves(), curves(alone))
     if workers == 1:
-        np.testing.assert_allclose(job.curves(), curves(undisturbed), rtol=1e-5)
-        assert job.record.metrics["val/miou"] == undisturbed.score.miou
+        np.testing.assert_allclose(job.curves(), curves(alone), rtol=1e-5)
+        assert job.record.metrics["val/miou"] == alone.score.miou
 
 
 def test_a_run_that_has_finished_or_differs_is_not_gone_on_with(store_uri: str, tmp_path: Path) -> None:

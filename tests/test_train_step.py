@@ -1,5 +1,8 @@
 """Steps of the loop, without its reports: however a batch is cut, in which arithmetic, with which parts at rest."""
 
+import ctypes
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -129,3 +132,27 @@ def test_a_compiled_network_is_the_same_network(store: Store, tmp_path: Path) ->
         nets.append(state.net.state_dict())
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert nets[0].keys() == nets[1].keys()
+
+
+PAGES = """
+import resource
+import torch
+from swath.context import keep_memory
+
+def step() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(mega, 1024, 1024) * 2 for mega in (1, 2, 3, 8, 4, 16)]
+    [tensor * 2 for tensor in kept]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(sum(step() for _ in range(8)))
+keep_memory()
+print(sum(step() for _ in range(8)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_memory_that_a_step_leaves_is_there_for_the_next() -> None:
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
+    fresh_pages, kept_pages = map(int, done.stdout.split())
+    assert kept_pages < fresh_pages / 3

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from patchstore import Store
 from swath import inference, metrics, norms, score
 from swath.config import Config
-from swath.context import Context
+from swath.context import Context, keep_memory
 from swath.errors import DeviceMemoryError, TrainingError
 from swath.job import Job, Trained
 from swath.loader import Batch
@@ -46,6 +46,8 @@ def fit(config: Config, store: Store, context: Context) -> Run:
     Raises DataError when the store cannot serve the configuration, TrainingError when the loss is not finite, and
     CheckpointError when the context's checkpoint is not of this run.
     """
+    if context.device.type == "cpu":
+        keep_memory()
     job = Job(config, store, context)
     state = job.start()
     resumed = kept = state.step
