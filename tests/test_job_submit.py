@@ -10,16 +10,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+import recipes
 from conftest import ROOT
-from swath import cli, tracking
+from patchstore import Store
+from swath import cli, patches, tracking
+from swath import config as configuration
+from swath import split as splits
 from swath.errors import ConfigError
 from test_jobs import TINY
+from test_search_job import TINY as SEARCH
+from test_search_job import runs, statuses
 
 pytestmark = pytest.mark.timeout(600)
 Done = subprocess.CompletedProcess[str]
@@ -90,33 +97,37 @@ def test_a_job_and_its_workers_run_what_was_submitted(head: Head) -> None:
     assert all("/py_modules_files/" in place for place in places)
 
 
+def epoch_megapixels(store: Store) -> float:
+    """An epoch of the searched recipe at its patch size."""
+    config = recipes.synthetic()
+    config = replace(config, patches=replace(config.patches, size=64))
+    return patches.plan(store, config, "train", labels=splits.divide(store, config.split)).megapixels
+
+
 @pytest.mark.slow
-def test_a_submitted_training_is_found_from_elsewhere(head: Head, store_uri: str, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    result = head.submit("trains", "jobs/train.py", "synthetic", "--data.store", store_uri, *TINY, "--workdir",
-                         tmp_path, "--json")
+def test_a_submitted_search_is_found_from_elsewhere(head: Head, store: Store, store_uri: str, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    result = head.submit("searches", "jobs/search.py", *SEARCH, "--data.store", store_uri, "--search.trials", 2,
+                         "--workdir", tmp_path, "--json")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert head.details("trains").status == "SUCCEEDED"
+    assert head.details("searches").status == "SUCCEEDED"
+    assert "mlflow ui --backend-store-uri" in result.stdout
     told = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+    assert told["states"] == {"FINISHED": 2}
+    assert told["best"].keys() == {"run_id", "config", "val_miou"}
+    config = configuration.from_json(json.dumps(told["best"]["config"]))
+    assert (config.data.store, config.cluster.address) == (store_uri, "")  # good for another cluster too
+
     monkeypatch.chdir("/")
-    record = tracking.find(tracking.prepare(tmp_path).uri, told["run_id"])
-    assert record.status == "FINISHED"
-    assert record.metrics["val/miou"] == pytest.approx(told["val_miou"])
-    assert Path(told["checkpoint"]).is_dir()
-
-
-@pytest.mark.slow
-def test_a_submitted_search_is_found_from_elsewhere(head: Head, store_uri: str, tmp_path: Path) -> None:
-    result = head.submit("searches", "jobs/search.py", "synthetic", "--data.store", store_uri, *TINY, "--search.trials",
-                         2, "--search.megapixels", 0.2, "--search.space", "patches.scales=1|2", "--workdir", tmp_path,
-                         "--json")
-    assert result.returncode == 0, result.stdout + result.stderr
-    told = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
-    assert sum(told["states"].values()) == 2
     uri = tracking.prepare(tmp_path).uri
-    assert tracking.find(uri, told["search"]).status == "FINISHED"
-    assert tracking.find(uri, told["best"]["run_id"]).metrics["val/miou"] == pytest.approx(told["best"]["val_miou"])
-    assert told["best"]["config"]["cluster"]["address"] == ""  # good for another cluster too
+    assert tracking.find(uri, told["search"]).tags["swath.best"] == told["best"]["run_id"]
+    best = tracking.find(uri, told["best"]["run_id"])
+    assert best.metrics["val/miou"] == pytest.approx(told["best"]["val_miou"])
+    assert Path(best.tags["swath.checkpoint"]).is_dir()
+    found = runs(tmp_path)
+    assert {run.data.params["train.megapixels"] for run in found["trial"]} == {"0.2"}
+    assert float(found["winner"][0].data.params["train.megapixels"]) == 1.5 * epoch_megapixels(store)
+    assert statuses(tmp_path) == {"search": ["FINISHED"], "trial": ["FINISHED"] * 2, "winner": ["FINISHED"]}
 
 
 @pytest.mark.slow

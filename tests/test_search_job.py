@@ -1,12 +1,9 @@
-"""The search job as a user runs it, on a Ray cluster of its own: to its end, and stopped half-way."""
+"""The search job as a user runs it, on a Ray cluster of its own, stopped half-way; to its end: test_job_submit."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,13 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from conftest import ROOT
-from patchstore import Store
-from swath import config as configuration
-from swath import patches, tracking
-from swath import split as splits
+from swath import tracking
 
 pytestmark = pytest.mark.timeout(600)
-Job = Callable[..., "subprocess.CompletedProcess[str]"]
 TINY = ("synthetic", "--patches.size", 64, "--train.epochs", 1.5, "--train.megapixels", 0, "--train.report-every", 0.1,
         "--cluster.device", "cpu", "--search.megapixels", 0.2, "--search.space", "patches.scales=1|1,2",
         "loss.dice=0..1")
@@ -39,36 +32,6 @@ def runs(workdir: Path) -> dict[str, list[Run]]:
 def statuses(workdir: Path) -> dict[str, list[str]]:
     """Their statuses."""
     return {role: [run.info.status for run in some] for role, some in runs(workdir).items()}
-
-
-@pytest.fixture
-def plan_megapixels(store: Store) -> float:
-    """An epoch of the recipe at that size."""
-    import recipes
-
-    config = recipes.synthetic()
-    config = replace(config, patches=replace(config.patches, size=64))
-    return patches.plan(store, config, "train", labels=splits.divide(store, config.split)).megapixels
-
-
-@pytest.mark.slow
-def test_a_search_prints_what_the_interface_names(job: Job, store_uri: str, plan_megapixels: float, tmp_path: Path
-                                                  ) -> None:
-    result = job("search", *TINY, "--data.store", store_uri, "--search.trials", 2, "--workdir", tmp_path, "--json")
-    assert result.returncode == 0, result.stderr
-    last = json.loads(result.stdout.strip().splitlines()[-1])
-    assert last["states"] == {"FINISHED": 2}
-    assert last["best"].keys() == {"run_id", "config", "val_miou"}
-    assert 0 <= last["best"]["val_miou"] <= 1
-    config = configuration.from_json(json.dumps(last["best"]["config"]))
-    assert config.data.store == store_uri
-    summary = tracking.find(tracking.prepare(tmp_path).uri, last["search"])
-    assert summary.tags["swath.best"] == last["best"]["run_id"]
-    found = runs(tmp_path)
-    assert {run.data.params["train.megapixels"] for run in found["trial"]} == {"0.2"}
-    assert float(found["winner"][0].data.params["train.megapixels"]) == 1.5 * plan_megapixels  # whatever its scales
-    assert "mlflow ui --backend-store-uri" in result.stdout
-    assert statuses(tmp_path) == {"search": ["FINISHED"], "trial": ["FINISHED"] * 2, "winner": ["FINISHED"]}
 
 
 @pytest.mark.slow
