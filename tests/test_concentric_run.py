@@ -183,6 +183,7 @@ def strokes(generator: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone(tmp_path: Path) -> None:
     """The positive control, from files to the score of whole scenes, through the real loop."""
     generator, names = np.random.default_rng(0), [f"s{i:02d}" for i in range(14)]

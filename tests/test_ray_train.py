@@ -125,6 +125,7 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_four_workers_have_the_curves_of_one(cluster: None, alone: experiment.Outcome, store_uri: str, tmp_path: Path
                                              ) -> None:
     """Two have them even when the run is told to end and killed: test_signals."""

@@ -229,6 +229,7 @@ def test_a_trial_killed_too_often_has_failed(cluster: None, store_uri: str, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str, tmp_path: Path) -> None:
     config = tiny(store_uri, "train.lr=1e-3|1e30", trials=2, seed=1)
     config = replace(config, train=replace(config.train, optimiser="sgd", clip=0, warmup=0),

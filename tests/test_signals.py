@@ -150,7 +150,8 @@ def end_by_turns(job: Job, number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("number", "workers"), [
+    (signal.SIGINT, 1), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.long)])
 def test_a_run_that_is_told_to_end_and_killed_is_the_same_run(alone: experiment.Outcome, store_uri: str, tmp_path: Path,
                                                               number: int, workers: int) -> None:
     job = Job(calm(store_uri, workers=workers), tmp_path / "run")
