@@ -17,8 +17,7 @@ from rich.console import Console
 
 from swath import cli, evaluate, ledger, score_tables
 from swath import config as configuration
-from swath.config import Config, ScoreConfig, SplitConfig
-from swath.context import DeviceName
+from swath.config import Config, DeviceName, ScoreConfig, SplitConfig
 from swath.errors import ConfigError
 from swath.evaluate import Evaluation, Folds, Wanted
 from swath.metrics import Uncovered

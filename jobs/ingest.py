@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from swath import cli, console, ingest, ray_ingest
+from swath import cli, console, ingest, ray_ingest, say
 from swath.config import Config
 
 
@@ -56,7 +56,7 @@ def _check(result: ingest.Report | ingest.Preview, skip_bad: bool) -> None:
     if not skip_bad:
         result.check()
     for reason in result.rejected:
-        console.say(f"left out: {reason}")
+        say.say(f"left out: {reason}")
 
 
 if __name__ == "__main__":

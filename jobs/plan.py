@@ -16,10 +16,10 @@ from patchstore import Store
 from swath import ceiling, certificate, cli, experiment, forecast, overview, pace, patches, plan_tables, sheet
 from swath import split as splits
 from swath.config import Config
-from swath.context import choose_device, use_threads
 from swath.errors import ConfigError, DataError
 from swath.forecast import Forecast, Work
 from swath.patches import PatchPlan
+from swath.runtime import choose_device, use_threads
 from swath.split import Split, SplitName
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from swath import apply, cli
+from swath import apply, cli, runners
 from swath.config import ClusterConfig
 
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
     cluster = arguments.cluster
-    result = apply.predict(apply.Request(
+    result = runners.predict(apply.Request(
         run=arguments.run, source=cli.lasting(arguments.input, "INPUT"),
         output=cli.lasting(arguments.output, "OUTPUT"), workdir=cli.lasting(arguments.workdir, "workdir"),
         uri=cli.lasting_uri(arguments.track.uri), area=arguments.area and cli.lasting(arguments.area, "area"),

@@ -16,7 +16,7 @@ from rich.console import Console
 import patchstore
 import recipes
 from patchstore import testing
-from swath import apply, cli, console, evaluate, ingest, ray_ingest, search, tracking
+from swath import apply, cli, console, evaluate, ingest, ray_ingest, search, tracking, trial_tables
 from swath import split as splits
 from swath.config import Config
 from swath.ray_cluster import connected
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         clock.lap("ingest")
 
         found = search.run(config, workdir)
-        out.print(console.trials_table(found.trials))
+        out.print(trial_tables.trials_table(found.trials))
         clock.lap("search")
 
     score = evaluate.evaluate(found.best.run_id, evaluate.Wanted(split="test", workdir=workdir)).score

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from swath import cli, console, search, tracking, trials
+from swath import cli, search, tracking, trial_tables, trials
 from swath.config import Config
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
     found = search.run(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
     out = Console(soft_wrap=True)
-    out.print(console.trials_table(found.trials))
+    out.print(trial_tables.trials_table(found.trials))
     out.print(f"best     {found.best.run_id} (val/miou {found.best.val_miou:.4f})\nsearch   {found.run_id}\n"
               f"compare  {tracking.ui_command(found.location)}")
     cli.finish(arguments.json, {

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import patchstore
 from patchstore import upkeep
-from swath import cli, console
+from swath import cli, console, say
 from swath.errors import ConfigError
 
 
@@ -51,7 +51,7 @@ class Remove:
         if not self.scenes:
             raise ConfigError("name the scenes to remove")
         upkeep.remove(cli.lasting(self.store, "STORE"), self.scenes)
-        console.say(f"removed {', '.join(self.scenes)}")
+        say.say(f"removed {', '.join(self.scenes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Collect:
     def run(self) -> None:
         """Do it."""
         gone = upkeep.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
-        console.say("\n".join(gone) if gone else "nothing to collect")
+        say.say("\n".join(gone) if gone else "nothing to collect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Export:
                               cols=self.cols, level=self.level, overwrite=self.overwrite)
         except ValueError as error:  # a scene, a level or a range that is not there
             raise ConfigError(str(error)) from None
-        console.say(f"wrote {self.output}")
+        say.say(f"wrote {self.output}")
 
 
 Verb = (Annotated[List, tyro.conf.subcommand("list")] | Annotated[Remove, tyro.conf.subcommand("remove")]

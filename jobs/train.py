@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from swath import cli, console, experiment
+from swath import cli, console, runners
 from swath.config import Config
 
 
@@ -32,8 +32,8 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    outcome = experiment.train(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"),
-                               run_id=arguments.run)
+    outcome = runners.train(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"),
+                            run_id=arguments.run)
     run = outcome.run
     out = Console()
     out.print(console.iou_table("validation", outcome.score.iou, outcome.score.means))

@@ -30,8 +30,9 @@ import recipes
 from patchstore.testing import ORIGIN_M, write_scene
 from swath import ingest, loop, order
 from swath.config import Config, SplitConfig
-from swath.context import LocalContext, use_threads
+from swath.context import LocalContext
 from swath.patches import PatchPlan
+from swath.runtime import use_threads
 
 TRAIN_PX, VAL_PX = 4096, 1024
 APART_M = 4096.0

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swath import order
-from swath.blend import starts
+from swath.geometry import starts
 from swath.patches import PatchPlan
 
 SHAPE = (9000, 9500)

@@ -33,9 +33,9 @@ from bench_predictors import CLASSES, NETWORKS, OVERLAP, SIZE, network, save_con
 from bench_processes import run
 from bench_race import Row, Way, Work, race, show, versus, write_figures
 from swath import inference, predict
-from swath.context import use_threads
 from swath.inference import Forward
 from swath.pixels import ArrayReader, Reader, StoreReader
+from swath.runtime import use_threads
 
 Figures = dict[str, float]
 """What a process measured, by name."""

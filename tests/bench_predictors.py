@@ -26,8 +26,8 @@ from patchstore import RasterFile, testing
 from patchstore.schema import colour
 from swath import checkpoint, inference, models, predict
 from swath.config import Config, ModelConfig, PatchesConfig
-from swath.context import use_threads
 from swath.inference import Forward
+from swath.runtime import use_threads
 
 SIZE = 256
 OVERLAP = 0.5

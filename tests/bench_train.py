@@ -36,9 +36,10 @@ from swath.config import (
     PatchesConfig,
     TrainConfig,
 )
-from swath.context import LocalContext, choose_device
+from swath.context import LocalContext
 from swath.job import Job
 from swath.loader import Batch
+from swath.runtime import choose_device
 from swath.state import State
 
 

@@ -17,8 +17,9 @@ import patchstore
 from patchstore import Store
 from swath import keeping, loop
 from swath.config import ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
-from swath.context import LocalContext, Metrics
+from swath.context import LocalContext
 from swath.keeping import Keeper
+from swath.say import Metrics
 
 CPU = torch.device("cpu")
 TINY = Config(

@@ -25,8 +25,9 @@ from swath.config import (
     SplitConfig,
     TrainConfig,
 )
-from swath.context import LocalContext, Metrics
+from swath.context import LocalContext
 from swath.errors import CheckpointError, DataError, TrainingError
+from swath.say import Metrics
 from swath.schedule import ema_decay
 from swath.state import State
 

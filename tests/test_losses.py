@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from swath.config import LossConfig
-from swath.config_run import LossName
+from swath.config import LossConfig, LossName
 from swath.errors import ConfigError
 from swath.losses import Loss, class_weights
 

@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from calm import assert_alike, calm, curves
-from swath import experiment, ray_cluster, tracking
+from swath import experiment, ray_cluster, runners, tracking
 from swath.config import ClusterConfig
 from swath.ray_cluster import connected
 
@@ -44,7 +44,7 @@ class Training(threading.Thread):
         self.outcome: experiment.Outcome | None = None
 
     def run(self) -> None:
-        self.outcome = experiment.train(self._config, self._workdir)
+        self.outcome = runners.train(self._config, self._workdir)
 
     def until_saved(self) -> None:
         """Wait until the run has saved twice."""

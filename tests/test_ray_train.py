@@ -16,7 +16,7 @@ import pytest
 
 import patchstore
 from calm import assert_alike, calm, curves
-from swath import evaluate, experiment, tracking
+from swath import evaluate, experiment, runners, tracking
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -54,7 +54,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: None, store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> experiment.Outcome:
-    return experiment.train(two_workers(store_uri), tmp_path_factory.mktemp("undisturbed"))
+    return runners.train(two_workers(store_uri), tmp_path_factory.mktemp("undisturbed"))
 
 
 def workers() -> list[psutil.Process]:
@@ -104,7 +104,7 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
     config = two_workers(store_uri)
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
-    outcome = experiment.train(config, tmp_path)
+    outcome = runners.train(config, tmp_path)
     score = evaluate.evaluate(str(outcome.run.checkpoint), evaluate.Wanted(workdir=tmp_path), device="cpu").score
     np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
@@ -114,7 +114,7 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
                                                               tmp_path: Path) -> None:
     killer = Killer(tmp_path, after=2)
     killer.start()
-    outcome = experiment.train(two_workers(store_uri), tmp_path)
+    outcome = runners.train(two_workers(store_uri), tmp_path)
     assert killer.killed is not None
     np.testing.assert_allclose(losses(outcome), losses(undisturbed), rtol=1e-5)
     np.testing.assert_array_equal(outcome.run.counts_RKQ, undisturbed.run.counts_RKQ)
@@ -130,7 +130,7 @@ def test_four_workers_have_the_curves_of_one(cluster: None, alone: experiment.Ou
                                              ) -> None:
     """Two have them even when the run is told to end and killed: test_signals."""
     config = calm(store_uri, workers=4)
-    assert_alike(curves(experiment.train(config, tmp_path)), curves(alone))
+    assert_alike(curves(runners.train(config, tmp_path)), curves(alone))
 
 
 @pytest.mark.slow
@@ -144,10 +144,10 @@ def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluste
     def noting(name: str) -> Config:
         return replace(config, track=replace(config.track, samples=str(tmp_path / name)))
 
-    experiment.train(noting("undisturbed"), tmp_path / "one")
+    runners.train(noting("undisturbed"), tmp_path / "one")
     Killer(tmp_path / "two", after=2).start()
     with pytest.raises(TrainingError, match="a worker failed too often"):
-        experiment.train(noting("killed"), tmp_path / "two")
+        runners.train(noting("killed"), tmp_path / "two")
     folder = next((tmp_path / "two" / "checkpoints").iterdir())
     record = tracking.find(tracking.prepare(tmp_path / "two").uri, folder.name)
     assert record.status == "FAILED"

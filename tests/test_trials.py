@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.image import imread
 from rich.console import Console
 
-from swath import console, pictures, trials
-from swath.context import Metrics
+from swath import pictures, trial_tables, trials
+from swath.say import Metrics
 from swath.trials import State, Trial
 
 
@@ -47,7 +47,7 @@ def test_the_table_has_what_differs_and_every_reason() -> None:
     assert "worse \\| than others" in lines[4]
     assert trials.states(TRIED) == {"FAILED": 1, "FINISHED": 2, "STOPPED": 1}
     out = Console(width=100, record=True)
-    out.print(console.trials_table(TRIED))
+    out.print(trial_tables.trials_table(TRIED))
     shown = out.export_text()
     assert "4 trials: 1 FAILED, 2 FINISHED, 1 STOPPED" in shown
     assert "bbbbbbbb FAILED: ValueError: [no]" in shown

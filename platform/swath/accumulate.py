@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from swath.blend import Lattice, Region, finished, support, taps
+from swath.blend import Lattice, finished, support, taps
+from swath.geometry import Region
 
 _PIECE = 2**20
 """Pixels of a piece of finished rows, about: what follows (the highest score, a file) need not hold more at once."""

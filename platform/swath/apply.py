@@ -1,22 +1,24 @@
 """Apply a trained model: maps of scenes, from files that were never ingested or from a store."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from rasterio.transform import Affine
 
 from patchstore.raster import open_dataset
-from swath import bands, checkpoint, mapping, maps, mosaic, polygons, ray_predict, runs, targets
+from swath import bands, checkpoint, mapping, maps, mosaic, polygons, runs, targets
 from swath.checkpoint import Card, Checkpoint
 from swath.config import ClusterConfig
-from swath.console import say
-from swath.context import choose_device
 from swath.mapping import Model, Scene
 from swath.mosaic import NoMosaicError
+from swath.runtime import choose_device
+from swath.say import say
 from swath.targets import JOB, VRT, Target
 from swath.targets import Request as Request
 
@@ -48,7 +50,38 @@ class Maps:
     """What a person should know: inputs that the area does not touch, maps that the mosaic leaves out."""
 
 
-def predict(request: Request) -> Maps:
+class Predictor(Protocol):
+    """Predicts the bands of maps somewhere: in this process, or on a cluster (`distributed.runners.predictor`)."""
+
+    def machines(self, cluster: ClusterConfig, /) -> AbstractContextManager[ClusterConfig]:
+        """Hold the machines within a block; gives the configuration with the device and the cores of a worker."""
+
+    def predict(self, model: Model, scenes: Sequence[Scene], /, cluster: ClusterConfig) -> Generator[Scene, None, None]:
+        """Predict the missing bands of scenes; yields each scene when all of its bands are there."""
+
+
+class InProcess:
+    """The predictor of this process."""
+
+    @contextmanager
+    def machines(self, cluster: ClusterConfig) -> Iterator[ClusterConfig]:
+        """The configuration with this machine's device. Raises ValueError for several workers or a cluster."""
+        if cluster.workers > 1 or cluster.address:
+            raise ValueError("this process is one worker; pass predictor=swath.distributed.runners.predictor(cluster)")
+        yield replace(cluster, device="cuda" if choose_device(cluster.device).type == "cuda" else "cpu")
+
+    def predict(self, model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Generator[Scene, None, None]:
+        """Predict scenes one after another."""
+        works = [(scene, scene.bands.rows) for scene in scenes if scene.bands.missing()]
+        yield from (scene for scene in scenes if not scene.bands.missing())
+        if works:
+            yield from (scene for scene in mapping.run(mapping.load(model), works) if not scene.bands.missing())
+
+
+IN_PROCESS = InProcess()
+
+
+def predict(request: Request, predictor: Predictor = IN_PROCESS) -> Maps:
     """Map scenes: of each a Cloud-Optimised GeoTIFF with the source's CRS and transform, and a PNG beside it.
 
     Everything is checked before anything is predicted. Finished bands are kept beside the output until the map is
@@ -63,12 +96,12 @@ def predict(request: Request) -> Maps:
     """
     folder, _ = runs.locate(request.run, request.workdir, request.uri)
     trained = checkpoint.load(folder)
-    with _machines(request.cluster) as cluster:
+    with predictor.machines(request.cluster) as cluster:
         model = _model(replace(request, cluster=cluster), folder, trained)
         found, notes = targets.find(request, model, trained)
         todo = [target for target in found if not (request.resume and target.is_whole)]
         targets.begin(todo, request)
-        written = _write(found, todo, model, trained.card, request, cluster)
+        written = _write(found, todo, model, trained.card, request, partial(predictor.predict, model, cluster=cluster))
     if len(written) == 1:
         return Maps(maps=written, mosaic=None, notes=notes)
     vrt = request.output / VRT
@@ -77,20 +110,6 @@ def predict(request: Request) -> Maps:
     except NoMosaicError as error:
         return Maps(maps=written, mosaic=None, notes=(*notes, f"no mosaic: {error}"))
     return Maps(maps=written, mosaic=vrt, notes=notes)
-
-
-@contextmanager
-def _machines(cluster: ClusterConfig) -> Iterator[ClusterConfig]:
-    """Be connected to Ray where there is work for it; the cluster with its device and cores as they come out."""
-    if _is_spread(cluster):
-        with ray_predict.machines(cluster) as found:
-            yield found
-    else:
-        yield replace(cluster, device="cuda" if choose_device(cluster.device).type == "cuda" else "cpu")
-
-
-def _is_spread(cluster: ClusterConfig) -> bool:
-    return cluster.workers > 1 or bool(cluster.address)
 
 
 def _model(request: Request, folder: Path, trained: Checkpoint) -> Model:
@@ -102,7 +121,7 @@ def _model(request: Request, folder: Path, trained: Checkpoint) -> Model:
 
 
 def _write(found: Sequence[Target], todo: Sequence[Target], model: Model, card: Card, request: Request,
-           cluster: ClusterConfig) -> list[Map]:
+           predict: Callable[[list[Scene]], Generator[Scene, None, None]]) -> list[Map]:
     """Make what is missing of maps. One is written while the next is predicted."""
     by_folder = {target.scene.bands.folder: target for target in todo}
     written: dict[Path, Future[Map]] = {}
@@ -110,7 +129,8 @@ def _write(found: Sequence[Target], todo: Sequence[Target], model: Model, card: 
         for target in found:
             if target.scene.bands.folder not in by_folder:
                 written[target.output] = pool.submit(_derive, target, request, card)
-        with closing(_done(model, [target.scene for target in todo], cluster)) as done:
+        done = predict([target.scene for target in todo])
+        with closing(done):
             for scene in done:
                 target = by_folder[scene.bands.folder]
                 written[target.output] = pool.submit(_finish, target, model, card, request)
@@ -118,17 +138,6 @@ def _write(found: Sequence[Target], todo: Sequence[Target], model: Model, card: 
                     if earlier.done():
                         earlier.result()  # a disk that is full is told now
         return [written[target.output].result() for target in found]
-
-
-def _done(model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Generator[Scene, None, None]:
-    """Predict what is missing of scenes; each when all of it is there."""
-    if _is_spread(cluster):
-        yield from ray_predict.spread(model, scenes, cluster)
-        return
-    works = [(scene, scene.bands.rows) for scene in scenes if scene.bands.missing()]
-    yield from (scene for scene in scenes if not scene.bands.missing())
-    if works:
-        yield from (scene for scene in mapping.run(mapping.load(model), works) if not scene.bands.missing())
 
 
 def _finish(target: Target, model: Model, card: Card, request: Request) -> Map:

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swath.errors import DataError
+from swath.geometry import Range
 
 ROWS = 1024
 """Rows of a band, but for the last: few files, and little to be done again."""
 CARD = "job.json"
-Range = tuple[int, int]
 
 
 def folder_of(output: Path, job: Mapping[str, Any]) -> Path:

@@ -6,25 +6,11 @@ along the columns.
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Places = TypeVar("Places", int, NDArray[np.int32], NDArray[np.int64])
-Region = tuple[tuple[int, int], tuple[int, int]]
-"""A rectangle of a scene: (first row, row past the last), (first column, column past the last)."""
-
-
-def starts(length: int, side: int, stride: int) -> NDArray[np.int64]:
-    """First pixels of the windows along an axis: every `stride`, the last flush with the end; [0] on a short axis."""
-    last = max(0, length - side)
-    return np.append(np.arange(0, last, stride, dtype=np.int64), np.int64(last))
-
-
-def stride_of(side: int, overlap: float) -> int:
-    """Distance between windows that have the share `overlap` of their side in common."""
-    return max(1, round(side * (1 - overlap)))
+from swath.geometry import Region, starts, stride_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,22 +107,6 @@ def grid_of(side: int, size: int) -> int:
     while side % (2 * grid) == 0 and 2 * grid * size <= side:
         grid *= 2
     return grid
-
-
-def side_of(size: int, scale: float) -> int:
-    """Side in scene pixels of a window of `size` pixels that each span `scale`: the nearest multiple of the grid that
-    such a scale can have, half a patch pixel at most beside the exact one. An odd side would be blended at full
-    resolution, whatever the scale."""
-    step = 1
-    while 2 * step <= scale:
-        step *= 2
-    return max(1, round(size * scale / step)) * step
-
-
-def around(start: Places, side: Places, other: Places) -> Places:
-    """Where a window of another side begins that has the same centre (half a pixel above it for odd differences):
-    integers, or arrays of them."""
-    return start + (side - other) // 2
 
 
 def support(first: int, past: int, grid: int, length: int) -> tuple[int, int]:

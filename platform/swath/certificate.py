@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from patchstore import Store
 from swath import autocorrelation
 from swath.autocorrelation import Length
-from swath.blend import around
+from swath.geometry import around
 from swath.ground import NEGLIGIBLE_PX, Place, cell_edges, place
 from swath.patches import PatchPlan
 from swath.split import SPLITS, Split, SplitName

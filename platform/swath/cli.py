@@ -19,8 +19,7 @@ import tyro
 
 from patchstore import PatchstoreError
 from swath import config as configuration
-from swath.config import Config
-from swath.context import DeviceName
+from swath.config import Config, DeviceName
 from swath.errors import ConfigError, SwathError
 
 _ENDING = re.compile(r"\.(tiff?|jpe?g|jp2|png|bmp|gif|img|vrt)$", re.IGNORECASE)

@@ -19,8 +19,7 @@ from patchstore import Store
 from swath import checkpoint, inference, ledger, pictures, protocol, result, runs, score, tracking, worst
 from swath import split as splits
 from swath.checkpoint import Checkpoint
-from swath.config import Config
-from swath.context import DeviceName, choose_device, use_threads
+from swath.config import Config, DeviceName
 from swath.errors import ConfigError, DataError
 from swath.experiment import ended_truly, open_store
 from swath.foreign import Maps
@@ -28,6 +27,7 @@ from swath.inference import Forward
 from swath.metrics import Uncovered
 from swath.protocol import Protocol
 from swath.result import Score
+from swath.runtime import choose_device, use_threads
 from swath.score import Source
 from swath.split import Split, SplitName
 from swath.tracking import Tracker

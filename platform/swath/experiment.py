@@ -37,11 +37,12 @@ from swath import (
 from swath import split as splits
 from swath.augment import Augment
 from swath.config import Config
-from swath.console import ReportLine, tell
-from swath.context import Listener, LocalContext, choose_device, use_threads
+from swath.context import LocalContext
 from swath.errors import ConfigError, TrainingError
 from swath.job import micro_batches
 from swath.result import Score
+from swath.runtime import choose_device, use_threads
+from swath.say import Listener, ReportLine, tell
 from swath.split import Split
 from swath.tracking import MlflowTracker, Tracker
 
@@ -59,17 +60,27 @@ class Outcome:
 
 
 class Fit(Protocol):
-    """How the loop is run, and where."""
+    """Runs the training loop somewhere: in this process, or on a cluster (`distributed.runners.trainer` chooses)."""
 
     def __call__(self, config: Config, store: Store, folder: Path, tracker: Tracker, uri: str, /) -> loop.Run:
         """Run the loop, with checkpoints in `folder`, its reports going to `tracker` of the tracking store `uri`."""
 
 
-def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None, by_ray: bool = False,
-          run_id: str = "") -> Outcome:
+def fit_in_process(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+    """Run the loop in this process, with one line a report on standard error. A `Fit`.
+
+    Raises ValueError for a configuration of several workers or of a cluster.
+    """
+    if config.cluster.workers > 1 or config.cluster.address:
+        raise ValueError("this process is one worker; pass fit=swath.distributed.runners.trainer(config)")
+    return fit_here(config, store, folder, tracker, ReportLine())
+
+
+def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = None,
+          fit: Fit = fit_in_process, run_id: str = "") -> Outcome:
     """Train, score and record one model; checkpoints and the default tracking store lie below `workdir`.
 
-    In this process for one worker, by Ray Train for several, or if `by_ray`, or if the configuration names a cluster.
+    fit: where the loop runs; `distributed.runners.trainer(config)` chooses between this process and Ray Train.
     run_id: the run to go on with, of the same configuration, which has not finished; empty: a new one.
 
     Raises ConfigError, DataError, CheckpointError or a PatchstoreError before anything is started where the
@@ -79,8 +90,7 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
     """
     began, workdir = time.perf_counter(), workdir.resolve()
     config, store = placed(config)
-    by_ray = by_ray or config.cluster.workers > 1 or bool(config.cluster.address)
-    if not by_ray:
+    if fit is fit_in_process:
         choose_device(config.cluster.device)
     location = tracking.prepare(workdir, config.track.uri)
     if run_id and checkpoint.newest(runs.checkpoints(workdir, run_id)):  # of no use any more, and perhaps gone
@@ -93,7 +103,7 @@ def train(config: Config, workdir: Path, *, tags: Mapping[str, str] | None = Non
         tracker = MlflowTracker.start(
             location.uri, experiment=config.track.experiment, name=config.track.name or run_name(config),
             artifact_location=location.artifact_location, params=config.flat(), tags=tags or {})
-    run, result = record(config, store, workdir, tracker, location, _fit_by_ray if by_ray else _fit, costs)
+    run, result = record(config, store, workdir, tracker, location, fit, costs)
     return Outcome(run_id=tracker.run_id, run=run, location=location, seconds=time.perf_counter() - began, score=result)
 
 
@@ -164,16 +174,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted" if isinstance(error, KeyboardInterrupt) else "told to end by a signal"
     return f"{type(error).__name__}: {error}"
-
-
-def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
-    return fit_here(config, store, folder, tracker, ReportLine())
-
-
-def _fit_by_ray(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
-    from swath import ray_train  # only here: a run in this process needs no Ray
-
-    return ray_train.train(config, folder, tracker, uri)
 
 
 def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, listener: Listener) -> loop.Run:

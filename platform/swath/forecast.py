@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from patchstore import Store, Window
 from swath import inference, loop, predict, score
-from swath.blend import lattice, side_of, stride_of
+from swath.blend import lattice
 from swath.config import Config
 from swath.context import LocalContext
+from swath.geometry import side_of, stride_of
 from swath.job import Job, loss_patches, step_count, step_megapixels
 from swath.loader import Batch
 from swath.patches import PatchPlan

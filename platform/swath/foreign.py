@@ -21,9 +21,9 @@ from patchstore.grid import Grid, misfit
 from patchstore.legends import Header, Legend, read_header, read_legend
 from swath.errors import ConfigError, DataError
 from swath.foreign_files import Finder, find_files, listed, several
+from swath.geometry import Range
 from swath.score import NOTHING, Region
 
-Range = tuple[int, int]
 STRIP = 512
 """Most rows that are read at once."""
 

@@ -21,8 +21,8 @@ from patchstore.grid import Grid, open_on
 from patchstore.legends import Header
 from patchstore.listing import rasters
 from swath.errors import DataError
+from swath.geometry import Range
 
-Range = tuple[int, int]
 Place = tuple[Range, Range]
 """Rows and columns of a scene outside which a file has nothing."""
 _PICTURES = (".png", ".jpg", ".jpeg")

@@ -25,7 +25,7 @@ from patchstore import (
     Steps,
 )
 from patchstore.schema import colour
-from swath.config_data import LAYOUT, DataConfig
+from swath.config import LAYOUT, DataConfig
 from swath.errors import ConfigError
 
 

@@ -22,9 +22,8 @@ from patchstore.raster import SIDECARS, content_files, open_dataset, reading
 from patchstore.schema import META, Affine, digest
 from patchstore.vector import VectorFile, burn
 from swath.errors import DataError
+from swath.geometry import Range
 from swath.pixels import StoreReader
-
-Range = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from patchstore import Store
 from swath import inference, metrics, norms, score
 from swath.config import Config
-from swath.context import Context, keep_memory
+from swath.context import Context
 from swath.errors import DeviceMemoryError, TrainingError
 from swath.job import Job, Trained
 from swath.loader import Batch
 from swath.micro_batch import fits
+from swath.runtime import keep_memory
 from swath.schedule import ema_decay, learning_rate
 from swath.state import State
 

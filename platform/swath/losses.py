@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from swath.config_run import ClassWeights, LossConfig
+from swath.config import ClassWeights, LossConfig
 
 
 class Loss:

@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from swath import checkpoint, inference, patches, predict
-from swath.bands import ROWS, Bands, Range
-from swath.blend import Region
+from swath.bands import ROWS, Bands
 from swath.checkpoint import Card
-from swath.config import PatchesConfig
-from swath.context import DeviceName, choose_device, use_threads
+from swath.config import DeviceName, PatchesConfig
 from swath.errors import DataError
+from swath.geometry import Range, Region
 from swath.inference import Forward
 from swath.inputs import Area, Input
 from swath.maps import NO_SHARE, STEPS
 from swath.predict import Part
+from swath.runtime import choose_device, use_threads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from swath import concentric, encoders, norms
 from swath.aspp_unet import AsppUnet
-from swath.config import ModelConfig
-from swath.config_data import Combine
+from swath.config import Combine, ModelConfig
 from swath.errors import ConfigError
 
 ARCHITECTURES = (*smp.MODEL_ARCHITECTURES_MAPPING, "aspp_unet")

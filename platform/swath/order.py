@@ -30,7 +30,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.blend import around
+from swath.geometry import around
 from swath.patches import PatchPlan
 
 ENOUGH = 0.6

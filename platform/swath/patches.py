@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from patchstore import CELL, Store, Window
 from patchstore.window import ENLARGED, centres, locate
 from swath import relevance
-from swath.blend import around
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
+from swath.geometry import around
 from swath.places import CellSums, places, rectangles
 from swath.relevance import Sieve
 from swath.split import Split, SplitName, divide

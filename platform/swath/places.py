@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import CELL
-from swath.blend import around, starts
+from swath.geometry import around, starts
 
 Box = tuple[int, int, int, int]
 """A rectangle: first row, row past the last, first column, column past the last."""

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from swath.accumulate import Blend
-from swath.blend import Lattice, Region, around, lattice, side_of
+from swath.blend import Lattice, lattice
 from swath.errors import DataError
+from swath.geometry import Region, around, side_of
 from swath.inference import Forward
 from swath.pixels import ArrayReader, Reader
 

@@ -12,10 +12,9 @@ from ray.train.torch import get_device
 
 from swath import provenance, ray_cluster, tracking
 from swath.config import Config
-from swath.console import ReportLine
-from swath.context import Listener, Metrics
 from swath.keeping import Keeper, write_whole
 from swath.records import NOTES_TAG, noted
+from swath.say import Listener, Metrics, ReportLine
 
 _LOOK_S = 1.0
 """Seconds between two looks at whether the run is to stop, and between two notes of how far it is."""

@@ -1,7 +1,7 @@
 """Predicting maps on a Ray cluster: stretches of bands as tasks, so many at once."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -12,15 +12,30 @@ from ray.exceptions import RayError, RayTaskError
 
 from patchstore import PatchstoreError
 from swath import mapping, ray_cluster
-from swath.bands import Range, cut
+from swath.bands import cut
 from swath.config import ClusterConfig
 from swath.errors import DataError, SwathError
+from swath.geometry import Range
 from swath.mapping import Model, Scene
 
 _PER_WORKER = 4
 """Tasks for each worker, about: one that is slower than others has fewer of them."""
 _RETRIES = 2
 """How often a task is done again whose process was lost: it goes on at the first band that is not there."""
+
+
+class OnRay:
+    """The predictor of a Ray cluster."""
+
+    @contextmanager
+    def machines(self, cluster: ClusterConfig) -> Iterator[ClusterConfig]:
+        """Be connected to a cluster within the block (`machines`)."""
+        with machines(cluster) as found:
+            yield found
+
+    def predict(self, model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Generator[Scene, None, None]:
+        """Predict scenes by tasks (`spread`)."""
+        yield from spread(model, scenes, cluster)
 
 
 @contextmanager

@@ -29,16 +29,16 @@ from ray.train.torch import TorchTrainer
 from ray.util import placement_group, remove_placement_group
 
 import patchstore
-from patchstore import PatchstoreError
+from patchstore import PatchstoreError, Store
 from swath import config as configuration
 from swath import keeping, loop, provenance, ray_cluster, signals, tracking
 from swath.config import Config
-from swath.console import say, tell
-from swath.context import use_threads
 from swath.errors import DeviceMemoryError, LoaderError, SwathError, TrainingError
 from swath.ray_cluster import connected
 from swath.ray_context import Order, RayContext
 from swath.records import cut
+from swath.runtime import use_threads
+from swath.say import say, tell
 from swath.signals import Told
 
 _LEAVE_S = 20.0
@@ -64,6 +64,11 @@ class Team:
     def bundle(self) -> dict[str, float]:
         """What Ray gives to each."""
         return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
+
+
+def fit(config: Config, store: Store, folder: Path, tracker: tracking.Tracker, uri: str) -> loop.Run:
+    """Train on the cluster's workers; a `Fit` of `experiment.train`."""
+    return train(config, folder, tracker, uri)
 
 
 def train(config: Config, folder: Path, tracker: tracking.Tracker, tracking_uri: str,

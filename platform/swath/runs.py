@@ -7,7 +7,6 @@ from swath import checkpoint, provenance, tracking
 from swath.config import Config
 from swath.errors import CheckpointError, ConfigError
 from swath.records import PARAM_LENGTH, cut
-from swath.state import lasting
 from swath.tracking import MlflowTracker
 
 
@@ -52,7 +51,7 @@ def checkpoint_of(run: str, workdir: Path, uri: str, config: Config) -> Path:
     one that is not whole or is of another configuration."""
     folder, _ = locate(run, workdir, uri)
     saved = checkpoint.load(folder).config
-    changed = [name for name, value in lasting(config).items() if lasting(saved)[name] != value]
+    changed = [name for name, value in config.fixed_fields().items() if saved.fixed_fields()[name] != value]
     if changed:
         raise CheckpointError(f"train.resume: {folder} is of another configuration ({', '.join(changed)} differ); take "
                               "its weights alone, or give the same configuration")
@@ -65,7 +64,7 @@ def reopened(run_id: str, config: Config, location: tracking.Location) -> Mlflow
     recorded = tracking.find(location.uri, run_id)
     if recorded.status == "FINISHED":
         raise ConfigError(f"run {run_id} has finished; start a new one, without --run")
-    given = {name: cut(str(value), PARAM_LENGTH) for name, value in lasting(config).items()}
+    given = {name: cut(str(value), PARAM_LENGTH) for name, value in config.fixed_fields().items()}
     changed = [f"{name} was {recorded.params.get(name)}" for name, value in given.items()
                if recorded.params.get(name) != value]
     if changed:

@@ -7,7 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchstore import Store
-from swath import console, experiment, patches, pictures, ray_cluster, ray_tune, runs, score, space, tracking, trials
+from swath import (
+    experiment,
+    patches,
+    pictures,
+    ray_cluster,
+    ray_tune,
+    runners,
+    runs,
+    say,
+    score,
+    space,
+    tracking,
+    trial_tables,
+    trials,
+)
 from swath import split as splits
 from swath.config import Config
 from swath.errors import ConfigError, SwathError, TrainingError
@@ -43,7 +57,7 @@ class Found:
     best: Best
 
 
-def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = console.trial_line) -> Found:
+def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = trial_tables.trial_line) -> Found:
     """Search `config.search.space` around a configuration, then train the best point again with the configuration's own
     schedule and length.
 
@@ -119,14 +133,14 @@ def _summary(base: Config, store: Store, split: Split, location: tracking.Locati
 def _train_again(config: Config, base: Config, winner: Trial, summary: tracking.Tracker, workdir: Path) -> Best:
     """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
     before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last("val/miou") or 0.0)
-    console.say(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
+    say.say(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
     again = space.place(config, winner.point)
     there = bool(ray_cluster.elsewhere(config.cluster.address))  # where the trials were: this process may have no GPU
     try:
-        outcome = experiment.train(again, workdir, by_ray=there,
-                                   tags={"swath.search": summary.run_id, "swath.role": "winner"})
+        outcome = runners.train(again, workdir, on_ray=there,
+                                tags={"swath.search": summary.run_id, "swath.role": "winner"})
     except SwathError as error:
-        console.say(f"it failed, so the trial itself is the best: {error}")
+        say.say(f"it failed, so the trial itself is the best: {error}")
         summary.tags({"swath.winner.reason": experiment.reason(error)})
         return before
     after = Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)

@@ -80,7 +80,8 @@ class State:
         draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
         """
         saved = checkpoint.load(folder, device)
-        changed = [name for name, value in lasting(config).items() if lasting(saved.config)[name] != value]
+        changed = [name for name, value in config.fixed_fields().items()
+                       if saved.config.fixed_fields()[name] != value]
         if changed:
             raise CheckpointError(f"{folder}: a checkpoint of another configuration ({', '.join(changed)} differ); "
                                   "start a new run")
@@ -103,13 +104,6 @@ class State:
         changes = ", ".join(f"{name} is {self.manner[name]}, not {before[name]}" for name in matter
                             if before[name] != self.manner[name])
         return changes and f"from step {self.step} on {changes}; the run is not the same as one in which it stays"
-
-
-def lasting(config: Config) -> dict[str, Any]:
-    """The fields that may not change within a run, by name: all but where it runs and how it is recorded and cut."""
-    free = ("data.", "cluster.", "search.", "track.", "train.micro_batch", "train.keep", "train.save_minutes",
-            "train.resume", "model.init_from")
-    return {name: value for name, value in config.flat().items() if not name.startswith(free)}
 
 
 def optimiser(config: TrainConfig, net: Net) -> torch.optim.Optimizer:

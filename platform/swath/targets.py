@@ -18,10 +18,10 @@ from swath import bands, inputs, patches
 from swath.bands import Bands
 from swath.checkpoint import Checkpoint
 from swath.config import ClusterConfig
+from swath.config.rules import check
 from swath.errors import DataError
 from swath.inputs import Area, Input
 from swath.mapping import Model, Scene
-from swath.section import check
 
 VRT = "maps.vrt"
 JOB = "JOB"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from swath.context import Metrics
 from swath.records import Status, cut
+from swath.say import Metrics
 from swath.space import Point
 
 State = Literal["RUNNING", "FINISHED", "STOPPED", "FAILED", "KILLED"]

@@ -6,32 +6,32 @@ holds one as JSON. A configuration is pure data: the same one gives the same run
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from swath.config_data import AugmentConfig as AugmentConfig
-from swath.config_data import DataConfig as DataConfig
-from swath.config_data import PatchesConfig as PatchesConfig
-from swath.config_data import SplitConfig as SplitConfig
-from swath.config_run import ClusterConfig as ClusterConfig
-from swath.config_run import LossConfig as LossConfig
-from swath.config_run import ModelConfig as ModelConfig
-from swath.config_run import ScoreConfig as ScoreConfig
-from swath.config_run import SearchConfig as SearchConfig
-from swath.config_run import TrackConfig as TrackConfig
-from swath.config_run import TrainConfig as TrainConfig
+from swath.config.augmentation import AugmentConfig
+from swath.config.cluster import ClusterConfig
+from swath.config.data import DataConfig
+from swath.config.loss import LossConfig
+from swath.config.model import ModelConfig
+from swath.config.patches import PatchesConfig
+from swath.config.rules import MAY_CHANGE, Section, check
+from swath.config.scoring import ScoreConfig
+from swath.config.search import SearchConfig
+from swath.config.splits import SplitConfig
+from swath.config.tracking import TrackConfig
+from swath.config.training import TrainConfig
 from swath.errors import ConfigError
-from swath.section import Section, check
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """A complete experiment."""
 
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=DataConfig, metadata=MAY_CHANGE)
     split: SplitConfig = field(default_factory=SplitConfig)
     patches: PatchesConfig = field(default_factory=PatchesConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -39,9 +39,9 @@ class Config(Section):
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
-    track: TrackConfig = field(default_factory=TrackConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=MAY_CHANGE)
+    search: SearchConfig = field(default_factory=SearchConfig, metadata=MAY_CHANGE)
+    track: TrackConfig = field(default_factory=TrackConfig, metadata=MAY_CHANGE)
 
     def __post_init__(self) -> None:
         share, rest = divmod(self.train.batch, self.cluster.workers)
@@ -53,6 +53,13 @@ class Config(Section):
     def flat(self) -> dict[str, Any]:
         """Every field under its dotted name, as the command line has it: {"patches.size": 256, …}."""
         return {f"{part}.{name}": value for part, fields in asdict(self).items() for name, value in fields.items()}
+
+    def fixed_fields(self) -> dict[str, Any]:
+        """The fields that must not change within a run, by dotted name. A field or a section that says where a run
+        happens, how it is recorded or how it is cut is marked MAY_CHANGE where it is declared."""
+        return {f"{section.name}.{part.name}": getattr(getattr(self, section.name), part.name)
+                for section in fields(self) if not section.metadata.get("may_change")
+                for part in fields(getattr(self, section.name)) if not part.metadata.get("may_change")}
 
     def to_json(self) -> str:
         """The configuration as JSON, which `from_json` reads back."""

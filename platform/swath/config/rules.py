@@ -4,6 +4,9 @@ from pydantic import ConfigDict
 
 from swath.errors import ConfigError
 
+MAY_CHANGE = {"may_change": True}
+"""Metadata of a field that may change when a run goes on."""
+
 
 class Section:
     """A part of a configuration: a field that does not exist is an error in JSON too."""

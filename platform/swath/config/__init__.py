@@ -1,0 +1,20 @@
+"""The configuration of an experiment: one frozen dataclass, of one section a subject."""
+
+from swath.config.augmentation import AugmentConfig
+from swath.config.cluster import ClusterConfig, DeviceName
+from swath.config.data import LAYOUT, DataConfig
+from swath.config.experiment import Config, from_json, load
+from swath.config.loss import ClassWeights, LossConfig, LossName
+from swath.config.model import ModelConfig
+from swath.config.patches import Combine, PatchesConfig
+from swath.config.scoring import ScoreConfig
+from swath.config.search import SearchConfig
+from swath.config.splits import SplitConfig
+from swath.config.tracking import TrackConfig
+from swath.config.training import TrainConfig
+
+__all__ = [
+    "LAYOUT", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "Config", "DataConfig", "DeviceName",
+    "LossConfig", "LossName", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig", "SplitConfig",
+    "TrackConfig", "TrainConfig", "from_json", "load",
+]
