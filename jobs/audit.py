@@ -12,9 +12,11 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from patchstore import audit, catalog, kv
-from swath import cli, console
+from patchstore.format import catalog, locations
+from patchstore.upkeep import audit
+from swath import cli
 from swath.errors import ConfigError
+from swath.report import tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,12 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read(Arguments, argv)
-    uri = kv.normal(cli.lasting(arguments.store, "STORE"))
-    settings = catalog.need_settings(kv.Folder(uri))
+    uri = locations.normal(cli.lasting(arguments.store, "STORE"))
+    settings = catalog.need_settings(locations.Folder(uri))
     audits = list(_audits(uri, arguments))
     classes = audit.class_totals(audits, [info.name for info in settings.classes])
     out = Console(soft_wrap=True, highlight=False)
-    out.print(console.audit_table(uri, audits, classes))
+    out.print(tables.audit_table(uri, audits, classes))
     notes, problems = ([line for scene in audits for line in getattr(scene, kind)] for kind in ("notes", "problems"))
     for line in (*(f"note: {note}" for note in notes), *problems):
         out.print(line, markup=False)

@@ -15,13 +15,16 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from swath import cli, evaluate, ledger, score_tables
+from swath import cli
 from swath import config as configuration
 from swath.config import Config, DeviceName, ScoreConfig, SplitConfig
 from swath.errors import ConfigError
-from swath.evaluate import Evaluation, Folds, Wanted
-from swath.metrics import Uncovered
-from swath.split import SplitName
+from swath.experiments import evaluation
+from swath.experiments import looks as ledger
+from swath.experiments.evaluation import Evaluation, Folds, Wanted
+from swath.report import score_tables
+from swath.scoring.metrics import Uncovered
+from swath.splits.division import SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +115,10 @@ def main(argv: Sequence[str]) -> None:
     elif not arguments.runs:
         raise ConfigError("name a RUN to score (an MLflow run id or a checkpoint folder), or give --ledger")
     elif len(arguments.runs) == 1:
-        found = evaluate.evaluate(arguments.runs[0], wanted, store_uri=store, device=arguments.device)
+        found = evaluation.evaluate(arguments.runs[0], wanted, store_uri=store, device=arguments.device)
         cli.finish(arguments.json, _show(found, out))
     else:
-        folds = evaluate.cross_validate(arguments.runs, wanted, store_uri=store, device=arguments.device)
+        folds = evaluation.cross_validate(arguments.runs, wanted, store_uri=store, device=arguments.device)
         cli.finish(arguments.json, _show_folds(folds, out))
 
 
@@ -144,7 +147,7 @@ def _named(name: str, chosen: Namespace) -> Config:
             if not Path(name).is_dir():
                 raise
     workdir = cli.lasting(Path(chosen.workdir), "workdir")
-    return evaluate.find(name, workdir, cli.lasting_uri(getattr(chosen, "track.uri")))[0].config
+    return evaluation.find(name, workdir, cli.lasting_uri(getattr(chosen, "track.uri")))[0].config
 
 
 def _arguments(config: Config) -> Arguments:
@@ -159,7 +162,7 @@ def _score_map(arguments: Arguments, wanted: Wanted, config: Config) -> Evaluati
     config = cli.lasting_config(cli.with_lists(replace(
         config, data=replace(config.data, store=data.store, merge=data.merge), split=arguments.split,
         score=replace(config.score, without=way.without, boundary_px=way.boundary_px))))
-    return evaluate.evaluate_map(cli.lasting(arguments.map, "map"), config, wanted, uncovered=arguments.uncovered,
+    return evaluation.evaluate_map(cli.lasting(arguments.map, "map"), config, wanted, uncovered=arguments.uncovered,
                                  table=_table(arguments.map_classes))
 
 

@@ -11,8 +11,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from swath import cli, console, ingest, ray_ingest, say
+from swath import cli, say
 from swath.config import Config
+from swath.distributed import ingest as ray_ingest
+from swath.experiments import ingest
+from swath.report import tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,13 @@ def main(argv: Sequence[str]) -> None:
                    align=data.align or arguments.align)
     if arguments.dry_run:
         preview = ingest.preview(data)
-        Console().print(console.preview_table(preview))
+        Console().print(tables.preview_table(preview))
         cli.finish(arguments.json, asdict(preview))
         _check(preview, arguments.skip_bad)
         return
     spread = partial(ray_ingest.spread, address=arguments.config.cluster.address)
     report = ingest.run(data, spread, skip_bad=arguments.skip_bad)
-    Console().print(console.ingest_table(report))
+    Console().print(tables.ingest_table(report))
     cli.finish(arguments.json, {**asdict(report), "classes": report.fractions, "ignored": report.ignored})
     _check(report, arguments.skip_bad)
 

@@ -13,14 +13,19 @@ import tyro
 from rich.console import Console
 
 from patchstore import Store
-from swath import ceiling, certificate, cli, experiment, forecast, overview, pace, patches, plan_tables, sheet
-from swath import split as splits
+from swath import cli
 from swath.config import Config
 from swath.errors import ConfigError, DataError
-from swath.forecast import Forecast, Work
-from swath.patches import PatchPlan
+from swath.experiments import experiment, forecast, pace
+from swath.experiments import sheets as sheet
+from swath.experiments.forecast import Forecast, Work
+from swath.patches import certificate, overview, planning
+from swath.patches.planning import PatchPlan
+from swath.report import plan_tables
 from swath.runtime import choose_device, use_threads
-from swath.split import Split, SplitName
+from swath.scoring import ceiling
+from swath.splits import division
+from swath.splits.division import Split, SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
     arguments.check()
     config, store = experiment.placed(cli.lasting_config(arguments.config))
-    out, split = Console(soft_wrap=True, highlight=False), splits.divide(store, config.split)
+    out, split = Console(soft_wrap=True, highlight=False), division.divide(store, config.split)
     plans, notes = _plans(store, config, split)
     if arguments.sheet:
         notes += sheet.draw(arguments.sheet, store, config, plans["train"])
@@ -79,12 +84,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _plans(store: Store, config: Config, split: Split) -> tuple[dict[SplitName, PatchPlan], list[str]]:
     """The plan of each split that has cells, and notes. A run needs no test patches, so none is worth a note only."""
-    plans: dict[SplitName, PatchPlan] = {name: patches.plan(store, config, name, labels=split)
+    plans: dict[SplitName, PatchPlan] = {name: planning.plan(store, config, name, labels=split)
                                          for name in ("train", "val")}
     notes = [*split.notes]
     if any(split.scenes("test")):
         try:
-            plans["test"] = patches.plan(store, config, "test", labels=split)
+            plans["test"] = planning.plan(store, config, "test", labels=split)
         except DataError as error:
             notes.append(str(error))
     return plans, list(dict.fromkeys([*notes, *(note for plan in plans.values() for note in plan.notes)]))

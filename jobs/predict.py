@@ -11,8 +11,10 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from swath import apply, cli, runners
+from swath import cli
 from swath.config import ClusterConfig
+from swath.distributed import runners
+from swath.maps import apply
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,18 @@ from rich.console import Console
 
 import patchstore
 import recipes
-from patchstore import testing
-from swath import apply, cli, console, evaluate, ingest, ray_ingest, search, tracking, trial_tables
-from swath import split as splits
+from patchstore.testing import scenes
+from swath import cli
 from swath.config import Config
-from swath.ray_cluster import connected
+from swath.distributed import ingest as ray_ingest
+from swath.distributed.connection import connected
+from swath.experiments import evaluation, ingest
+from swath.maps import apply
+from swath.report import tables
+from swath.splits import division
+from swath.tracking import mlflow_store
+from swath.tuning import study
+from swath.tuning import tables as trial_tables
 
 TRIALS = 4
 """Of the search, whatever the recipe says."""
@@ -49,20 +56,20 @@ def main(argv: Sequence[str]) -> None:
 
     with connected():  # once, for both
         report = ingest.run(config.data, ray_ingest.spread)
-        out.print(console.ingest_table(report))
+        out.print(tables.ingest_table(report))
         report.check()
         clock.lap("ingest")
 
-        found = search.run(config, workdir)
+        found = study.run(config, workdir)
         out.print(trial_tables.trials_table(found.trials))
         clock.lap("search")
 
-    score = evaluate.evaluate(found.best.run_id, evaluate.Wanted(split="test", workdir=workdir)).score
-    out.print(console.iou_table("test", score.iou, score.means))
+    score = evaluation.evaluate(found.best.run_id, evaluation.Wanted(split="test", workdir=workdir)).score
+    out.print(tables.iou_table("test", score.iou, score.means))
     clock.lap("score")
 
     store = patchstore.open(config.data.store, merge=config.data.merge)
-    in_test = dict(splits.divide(store, config.split).scenes("test"))
+    in_test = dict(division.divide(store, config.split).scenes("test"))
     source = next(s for s in ingest.sources(config.data).scenes if s.name in in_test)
     written = apply.predict(apply.Request(
         run=found.best.run_id, source=str(source.image), output=workdir / "maps" / f"{source.name}.tif",
@@ -71,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 
     out.print(f"map      {written.output}\npicture  {written.quicklook}")
     out.print(f"best     {found.best.run_id} (val/miou {found.best.val_miou:.4f})\nsearch   {found.run_id}")
-    out.print(f"compare  {tracking.ui_command(found.location)}")
+    out.print(f"compare  {mlflow_store.ui_command(found.location)}")
     out.print(f"seconds  {clock}")
 
 
@@ -79,7 +86,7 @@ def _configure(arguments: Arguments, workdir: Path) -> Config:
     """The recipe, with its source and its store; the source is generated where none is given."""
     if arguments.data is None:
         config, source = recipes.synthetic(), workdir / "scenes"
-        testing.make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
+        scenes.make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
     else:
         config, source = cli.recipe(arguments.recipe), cli.lasting(arguments.data, "data")
     store = str(workdir / f"{config.track.experiment}.zarr")

@@ -11,8 +11,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from swath import cli, search, tracking, trial_tables, trials
+from swath import cli
 from swath.config import Config
+from swath.tracking import mlflow_store
+from swath.tuning import study, tables, trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +32,11 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    found = search.run(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
+    found = study.run(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
     out = Console(soft_wrap=True)
-    out.print(trial_tables.trials_table(found.trials))
+    out.print(tables.trials_table(found.trials))
     out.print(f"best     {found.best.run_id} (val/miou {found.best.val_miou:.4f})\nsearch   {found.run_id}\n"
-              f"compare  {tracking.ui_command(found.location)}")
+              f"compare  {mlflow_store.ui_command(found.location)}")
     cli.finish(arguments.json, {
         "search": found.run_id, "states": trials.states(found.trials),
         "best": {"run_id": found.best.run_id, "config": asdict(found.best.config), "val_miou": found.best.val_miou}})

@@ -15,9 +15,10 @@ import tyro
 from rich.console import Console
 
 import patchstore
-from patchstore import upkeep
-from swath import cli, console, say
+from patchstore.upkeep import versions
+from swath import cli, say
 from swath.errors import ConfigError
+from swath.report import tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class List:
 
     def run(self) -> None:
         """Do it."""
-        entries = upkeep.inventory(cli.lasting(self.store, "STORE"))
-        Console().print(console.inventory_table(entries))
+        entries = versions.inventory(cli.lasting(self.store, "STORE"))
+        Console().print(tables.inventory_table(entries))
         cli.finish(self.json, {"scenes": {entry.name: [asdict(version) for version in entry.versions]
                                           for entry in entries}})
 
@@ -50,7 +51,7 @@ class Remove:
         """Do it."""
         if not self.scenes:
             raise ConfigError("name the scenes to remove")
-        upkeep.remove(cli.lasting(self.store, "STORE"), self.scenes)
+        versions.remove(cli.lasting(self.store, "STORE"), self.scenes)
         say.say(f"removed {', '.join(self.scenes)}")
 
 
@@ -67,7 +68,7 @@ class Collect:
 
     def run(self) -> None:
         """Do it."""
-        gone = upkeep.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
+        gone = versions.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
         say.say("\n".join(gone) if gone else "nothing to collect")
 
 

@@ -11,8 +11,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from swath import cli, console, runners
+from swath import cli
 from swath.config import Config
+from swath.distributed import runners
+from swath.report import tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
                             run_id=arguments.run)
     run = outcome.run
     out = Console()
-    out.print(console.iou_table("validation", outcome.score.iou, outcome.score.means))
+    out.print(tables.iou_table("validation", outcome.score.iou, outcome.score.means))
     out.print(f"run {outcome.run_id}\ncheckpoint {run.checkpoint}", soft_wrap=True)
     cli.finish(arguments.json, {
         "run_id": outcome.run_id, "checkpoint": str(run.checkpoint), "val_miou": outcome.score.miou,

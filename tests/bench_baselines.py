@@ -26,14 +26,16 @@ from rich.table import Table
 from sklearn.ensemble import RandomForestClassifier
 
 from patchstore import Store
-from swath import cli, evaluate, ledger, score
+from swath import cli
 from swath.config import Config
 from swath.errors import ConfigError, DataError
-from swath.evaluate import Wanted
-from swath.experiment import open_store
-from swath.result import Score
-from swath.score import Region, Source
-from swath.split import Split, SplitName, class_pixels, divide
+from swath.experiments import evaluation, looks
+from swath.experiments.evaluation import Wanted
+from swath.experiments.experiment import open_store
+from swath.scoring import counting
+from swath.scoring.counting import Region, Source
+from swath.scoring.result import Score
+from swath.splits.division import Split, SplitName, class_pixels, divide
 
 ROWS = 256
 """Rows that are classified at once."""
@@ -128,10 +130,10 @@ def sample(store: Store, split: Split, pixels: int, around: int, seed: int
     generator = np.random.default_rng(seed)
     share = pixels / class_pixels(store, split, "train").sum()
     found: list[tuple[NDArray[np.float32], NDArray[np.uint8]]] = []
-    for region in score.whole(store, split, "train"):
+    for region in counting.whole(store, split, "train"):
         cells = split.cells(region.scene, "train")
         for row, end in pieces(region):
-            labels_P = score.labels_of(store, region.scene, cells, (row, end), region.cols).ravel()
+            labels_P = counting.labels_of(store, region.scene, cells, (row, end), region.cols).ravel()
             chosen_P = (labels_P != store.ignore) & (generator.random(labels_P.size) < share)
             if chosen_P.any():
                 found.append((features(store, replace(region, rows=(row, end)), around)[chosen_P], labels_P[chosen_P]))
@@ -159,11 +161,11 @@ def baselines(store: Store, split: Split, settings: Settings, out: Console) -> I
 
 def scores(store: Store, split: Split, config: Config, baseline: Baseline, wanted: Wanted) -> dict[str, Score]:
     """The score of each answer of a baseline on a split; a look at a test split is written down before."""
-    said = score.protocol(store, split, wanted.split, config, "wrong")
-    looking = (ledger.look(wanted.location(), said, f"baseline: {baseline.name}", store.uri) if wanted.split == "test"
+    said = counting.protocol(store, split, wanted.split, config, "wrong")
+    looking = (looks.look(wanted.location(), said, f"baseline: {baseline.name}", store.uri) if wanted.split == "test"
                else nullcontext())
     with looking as entry:
-        found = {answer: score.evaluate(store, split, wanted.split, source, config, uncovered="wrong")
+        found = {answer: counting.evaluate(store, split, wanted.split, source, config, uncovered="wrong")
                  for answer, source in baseline.sources.items()}
         if entry:
             entry.log(next(iter(found.values())).numbers(), 0.0)
@@ -198,7 +200,8 @@ def _number(value: float | None) -> str:
 
 def configuration(settings: Settings) -> Config:
     """The run's configuration, or the recipe's, with the store that is given."""
-    config = (evaluate.find(settings.run, settings.workdir)[0].config if settings.run else cli.recipe(settings.recipe))
+    config = (evaluation.find(settings.run, settings.workdir)[0].config if settings.run
+              else cli.recipe(settings.recipe))
     return replace(config, data=replace(config.data, store=settings.store or config.data.store))
 
 
@@ -218,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
     if settings.run:
         shown.append("the run")
         for name, one in wanted.items():
-            found[name]["the run"] = evaluate.evaluate(settings.run, one, store_uri=store.uri).score
+            found[name]["the run"] = evaluation.evaluate(settings.run, one, store_uri=store.uri).score
     for by_answer in found.values():
         show(by_answer, shown, out)
     if settings.json is not None:

@@ -20,8 +20,9 @@ import rasterio
 import rasterio.shutil
 
 import patchstore
-from patchstore import ClassInfo, SceneSource, testing
-from patchstore.schema import colour
+from patchstore import ClassInfo, SceneSource
+from patchstore.format.schema import colour
+from patchstore.testing import scenes as testing
 
 SIZE = 256
 Form = Literal["tiled", "striped", "png", "raw", "store"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from patchstore import Store
-    from swath.patches import PatchPlan
+    from swath.patches.planning import PatchPlan
 
 Array = NDArray[Any]
 BATCH = 32
@@ -112,7 +112,7 @@ class Batches:
 def ours(spec: Spec) -> Batches:
     """swath.loader over a store, all of whose scenes are for training."""
     import patchstore
-    from swath.loader import Loader
+    from swath.loading.loader import Loader
 
     store = patchstore.open(spec.source) if spec.way == "ours" else from_memory(spec.source, spec.size)
     plan = plan_of(store, spec.size, spec.stride)
@@ -140,11 +140,11 @@ class StoreBatches:
         import torch
 
         import patchstore
-        from swath import order
+        from swath.patches import ordering
 
         if self._store is None:
             self._store = patchstore.open(self._spec.source)
-        windows = self._plan.windows(order.batch(self._plan, 0, 0, index, BATCH))
+        windows = self._plan.windows(ordering.batch(self._plan, 0, 0, index, BATCH))
         images_NBHW, labels_NHW = self._store.read(windows, self._spec.size)
         self._augment.vary(images_NBHW, labels_NHW, range(index * BATCH, (index + 1) * BATCH))
         return {"image": torch.from_numpy(images_NBHW), "mask": torch.from_numpy(labels_NHW)}
@@ -165,8 +165,8 @@ def plan_of(store: "Store", size: int, stride: int = 0) -> "PatchPlan":
     from dataclasses import replace
 
     from swath.config import Config, DataConfig, PatchesConfig, SplitConfig
-    from swath.patches import plan
-    from swath.split import SPLITS, divide
+    from swath.patches.planning import plan
+    from swath.splits.division import SPLITS, divide
 
     split = divide(store, SplitConfig())
     train = {name: np.full_like(labels, SPLITS.index("train")) for name, labels in split.labels.items()}
@@ -186,8 +186,8 @@ def from_memory(uri: str, size: int) -> "Store":
 
 def augment(size: int, vary: str = "flips") -> Any:
     """A named augmentation for patches of three bands; `flips` is the eight symmetries of the square."""
-    from swath.augment import Augment
     from swath.config import AugmentConfig
+    from swath.loading.augment import Augment
 
     if vary == "library":
         from bench_parts import LibraryFlips

@@ -28,11 +28,13 @@ from rich.table import Table
 import patchstore
 import recipes
 from patchstore.testing import ORIGIN_M, write_scene
-from swath import ingest, loop, order
 from swath.config import Config, SplitConfig
-from swath.context import LocalContext
-from swath.patches import PatchPlan
+from swath.experiments import ingest
+from swath.patches import ordering
+from swath.patches.planning import PatchPlan
 from swath.runtime import use_threads
+from swath.training import loop
+from swath.training.context import LocalContext
 
 TRAIN_PX, VAL_PX = 4096, 1024
 APART_M = 4096.0
@@ -73,7 +75,7 @@ def ordered(name: str) -> Iterator[None]:
     if name == "walks":
         yield
         return
-    with patch.object(order, "sequence", permutation):
+    with patch.object(ordering, "sequence", permutation):
         yield
 
 

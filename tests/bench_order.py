@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from swath import order
 from swath.geometry import starts
-from swath.patches import PatchPlan
+from swath.patches import ordering
+from swath.patches.planning import PatchPlan
 
 SHAPE = (9000, 9500)
 CELL = 50
@@ -171,7 +171,7 @@ def fetched(windows: Windows, ids_TN: NDArray[np.int64], world_size: int, cache_
 
 def epoch_of(plan: PatchPlan, batch: int) -> NDArray[np.int64]:
     """The whole batches of an epoch, or as many as a simulation needs: (T, N)."""
-    return np.stack([order.batch(plan, 0, 0, index, batch) for index in range(min(4000, len(plan) // batch))])
+    return np.stack([ordering.batch(plan, 0, 0, index, batch) for index in range(min(4000, len(plan) // batch))])
 
 
 def at_random(plan: PatchPlan, ids_TN: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -204,13 +204,13 @@ def reading(cases: Sequence[Case]) -> Table:
         windows = Windows(plan)
         for batch in BATCHES:
             ids_TN = epoch_of(plan, batch)
-            squares = order._squares_of(plan, batch)
-            ratios = [fetched(windows, ids_TN, workers, order.cache_bytes(plan, batch, workers))
+            squares = ordering._squares_of(plan, batch)
+            ratios = [fetched(windows, ids_TN, workers, ordering.cache_bytes(plan, batch, workers))
                       for workers in WORKERS if workers <= batch]
             table.add_row(
-                str(case), f"{len(plan):,}", str(batch), str(order.reach(plan, batch)),
-                f"{len(plan) / squares.walks_W.sum():.1f}", str(order._together(squares, batch)),
-                f"{order.cache_bytes(plan, batch, 1) >> 20}",
+                str(case), f"{len(plan):,}", str(batch), str(ordering.reach(plan, batch)),
+                f"{len(plan) / squares.walks_W.sum():.1f}", str(ordering._together(squares, batch)),
+                f"{ordering.cache_bytes(plan, batch, 1) >> 20}",
                 *(f"{ratio:.2f}" if ratio <= LIMIT else f"[bold red]{ratio:.2f}[/]" for ratio in ratios))
         table.add_section()
     return table

@@ -32,9 +32,10 @@ import patchstore
 from bench_predictors import CLASSES, NETWORKS, OVERLAP, SIZE, network, save_convolution
 from bench_processes import run
 from bench_race import Row, Way, Work, race, show, versus, write_figures
-from swath import inference, predict
-from swath.inference import Forward
-from swath.pixels import ArrayReader, Reader, StoreReader
+from swath.models import inference
+from swath.models.inference import Forward
+from swath.prediction import streaming
+from swath.prediction.readers import ArrayReader, Reader, StoreReader
 from swath.runtime import use_threads
 
 Figures = dict[str, float]
@@ -216,9 +217,9 @@ def _forward_ways(name: str, device: torch.device, scene: Path) -> dict[str, Way
 
 def _predict(reader: Reader, forward: Forward, device: torch.device) -> None:
     """The classes of a scene, row after row."""
-    whole = predict.part(reader, size=SIZE, scales=(1,), overlap=OVERLAP)
-    rows = predict.blend(whole, forward, classes=CLASSES, batch=predict.batch_size(SIZE), device=device)
-    for _ in predict.classes_of(rows):
+    whole = streaming.part(reader, size=SIZE, scales=(1,), overlap=OVERLAP)
+    rows = streaming.blend(whole, forward, classes=CLASSES, batch=streaming.batch_size(SIZE), device=device)
+    for _ in streaming.classes_of(rows):
         pass
 
 

@@ -22,16 +22,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from patchstore import RasterFile, testing
-from patchstore.schema import colour
-from swath import checkpoint, inference, models, predict
+from patchstore import RasterFile
+from patchstore.format.schema import colour
+from patchstore.testing import scenes
 from swath.config import Config, ModelConfig, PatchesConfig
-from swath.inference import Forward
+from swath.models import checkpoint, inference
+from swath.models import network as models
+from swath.models.inference import Forward
+from swath.prediction import streaming
 from swath.runtime import use_threads
 
 SIZE = 256
 OVERLAP = 0.5
-BANDS, CLASSES = 3, len(testing.CLASSES)
+BANDS, CLASSES = 3, len(scenes.CLASSES)
 NETWORKS: Mapping[str, ModelConfig] = {"small": ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050"),
                                        "large": ModelConfig(arch="unet", encoder="resnet50")}
 CONVOLUTION = "benchconvolution"
@@ -63,7 +66,7 @@ def save_convolution(folder: Path) -> None:
     """Write a checkpoint of a `Convolution` into an empty folder."""
     smp.MODEL_ARCHITECTURES_MAPPING[CONVOLUTION] = Convolution
     config = Config(patches=PatchesConfig(size=SIZE), model=ModelConfig(arch=CONVOLUTION))
-    names, colours = zip(*(pair.split("=") for pair in testing.CLASSES))
+    names, colours = zip(*(pair.split("=") for pair in scenes.CLASSES))
     card = checkpoint.Card(store="", fingerprint="", bands=BANDS, dtype="uint8", classes=names, ignore=255,
                            colours=tuple(colour(code) for code in colours))
     checkpoint.save(folder, {"net": network(config.model).state_dict()}, config, card)
@@ -71,7 +74,7 @@ def save_convolution(folder: Path) -> None:
 
 def job(argument: Mapping[str, Any]) -> dict[str, float]:
     """The whole of predicting a file by a `Convolution`: bands, map and quick look."""
-    from swath import apply
+    from swath.maps import apply
 
     smp.MODEL_ARCHITECTURES_MAPPING[CONVOLUTION] = Convolution
     request = apply.Request(run=argument["run"], source=argument["image"], output=Path(argument["out"]),
@@ -84,9 +87,9 @@ def job(argument: Mapping[str, Any]) -> dict[str, float]:
 def ours(forward: Forward, image: Path, batch: int) -> NDArray[np.uint8]:
     """Finished rows, as they come."""
     scene = RasterFile(image)
-    whole = predict.part(scene, size=SIZE, scales=(1,), overlap=OVERLAP)
+    whole = streaming.part(scene, size=SIZE, scales=(1,), overlap=OVERLAP)
     classes_HW = np.empty(scene.shape, np.uint8)
-    for row, piece_hW in predict.classes_of(predict.blend(whole, forward, classes=CLASSES, batch=batch)):
+    for row, piece_hW in streaming.classes_of(streaming.blend(whole, forward, classes=CLASSES, batch=batch)):
         classes_HW[row:row + len(piece_hW)] = piece_hW
     return classes_HW
 
@@ -136,7 +139,7 @@ def one_way(argument: Mapping[str, Any]) -> dict[str, float]:
     """Predict a scene in one way, and write its classes down. The network's first pass is not timed; beyond_mb is what
     the rest needs above it."""
     way, forward = SCENE_WAYS[argument["task"]], inference.network_forward(network(NETWORKS[argument["network"]]))
-    batch = predict.batch_size(SIZE)
+    batch = streaming.batch_size(SIZE)
     if argument["task"] == "monai":
         import monai.inferers  # noqa: F401  # an import, not a part of what it takes
     else:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import bench_inputs
 import patchstore
 from bench_inputs import SIZE
-from patchstore.catalog import array_path
+from patchstore.format.catalog import array_path
 
 Array = NDArray[Any]
 BATCH = 32

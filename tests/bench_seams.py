@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 import patchstore
-from swath import pictures, pixels, predict
-from swath.blend import Axis, Lattice
-from swath.evaluate import find, ready
-from swath.split import divide
+from swath import figures
+from swath.experiments.evaluation import find, ready
+from swath.prediction import readers, streaming
+from swath.prediction.windows import Axis, Lattice
+from swath.splits.division import divide
 
 OVERLAPS = (0.5, 0.0)
 SHIFTS = 24
@@ -63,15 +64,15 @@ def main() -> None:
     scene = arguments.scene or next(name for name, _ in divide(store, trained.config.split).scenes("test"))
     forward, device = ready(trained, "auto")
     size, scales = trained.config.patches.size, trained.config.patches.scales
-    reader = pixels.StoreReader(store, scene)
+    reader = readers.StoreReader(store, scene)
     table = Table(title=f"{scene}: windows of {size} px, scales {scales}", title_justify="left")
     for name in ("overlap", "across borders", "elsewhere", "its spread", "ratio"):
         table.add_column(name, justify="right")
     maps = []
     for overlap in OVERLAPS:
-        part = predict.part(reader, size=size, scales=scales, overlap=overlap)
-        rows = predict.classes_of(predict.blend(part, forward, classes=len(store.classes), device=device,
-                                                batch=predict.batch_size(size)))
+        part = streaming.part(reader, size=size, scales=scales, overlap=overlap)
+        rows = streaming.classes_of(streaming.blend(part, forward, classes=len(store.classes), device=device,
+                                                batch=streaming.batch_size(size)))
         maps.append(np.concatenate([classes_hW for _, classes_hW in rows]))
         at, elsewhere = rates(maps[-1], part.lattices[0])
         table.add_row(f"{overlap:g}", f"{at:.4f}", f"{elsewhere.mean():.4f}", f"{elsewhere.std(ddof=1):.4f}",
@@ -81,7 +82,7 @@ def main() -> None:
         height, width = store.scenes[scene].shape
         image = store.region(scene, "image", (0, height), (0, width))
         labels = store.region(scene, "mask", (0, height), (0, width))
-        pictures.sheet(np.stack([image] * len(maps)), np.stack([labels] * len(maps)), np.stack(maps),
+        figures.sheet(np.stack([image] * len(maps)), np.stack([labels] * len(maps)), np.stack(maps),
                        [c.colour for c in store.classes], names=[c.name for c in store.classes], ignore=store.ignore,
                        path=arguments.picture, titles=[f"overlap {overlap:g}" for overlap in OVERLAPS])
 

@@ -61,9 +61,9 @@ def first(uri: str) -> dict[str, float]:
 
     import patchstore
     from swath.config import Config, DataConfig, PatchesConfig
-    from swath.loader import Loader
-    from swath.patches import plan
-    from swath.split import divide
+    from swath.loading.loader import Loader
+    from swath.patches.planning import plan
+    from swath.splits.division import divide
 
     augment(256)
     seconds, last = {}, time.perf_counter()
@@ -95,7 +95,7 @@ def memory(uri: str) -> dict[str, float]:
     import psutil
 
     import patchstore
-    from swath.loader import Loader
+    from swath.loading.loader import Loader
 
     vary, me = augment(256), psutil.Process()
     store = patchstore.open(uri)
@@ -148,7 +148,7 @@ def device(uri: str) -> dict[str, float]:
     import segmentation_models_pytorch as smp
 
     import patchstore
-    from swath.loader import Loader
+    from swath.loading.loader import Loader
 
     store = patchstore.open(uri)
     model = smp.Unet("resnet18", encoder_weights=None, classes=len(store.classes)).cuda().to(

@@ -25,7 +25,6 @@ import patchstore
 from bench_race import Row
 from patchstore import Store
 from patchstore.testing import CLASSES, make_dataset
-from swath import ingest, loop
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -36,11 +35,13 @@ from swath.config import (
     PatchesConfig,
     TrainConfig,
 )
-from swath.context import LocalContext
-from swath.job import Job
-from swath.loader import Batch
+from swath.experiments import ingest
+from swath.loading.loader import Batch
 from swath.runtime import choose_device
-from swath.state import State
+from swath.training import loop
+from swath.training.context import LocalContext
+from swath.training.setup import Job
+from swath.training.state import State
 
 
 @dataclass(frozen=True, kw_only=True)

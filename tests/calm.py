@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from swath import experiment
 from swath.config import ClusterConfig, Config, DataConfig, LossConfig, ModelConfig, PatchesConfig, TrainConfig
+from swath.experiments import experiment
 
 CURVES = ("train/loss", "train/miou", "val/loss", "val_part/miou")
 

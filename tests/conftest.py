@@ -32,7 +32,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store_uri(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store of that data set."""
     import recipes
-    from swath import ingest
+    from swath.experiments import ingest
 
     uri = str(tmp_path_factory.mktemp("store") / "synthetic.zarr")
     data = replace(recipes.synthetic().data, source=str(dataset), store=uri)
@@ -85,6 +85,6 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 def alone(store_uri: str, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """The outcome of the calm run in this process, undisturbed."""
     from calm import calm
-    from swath import experiment
+    from swath.experiments import experiment
 
     return experiment.train(calm(store_uri), tmp_path_factory.mktemp("alone"))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import patchstore
 from conftest import DATA
 from patchstore import Found, SourceError
-from patchstore.class_table import read_table
-from patchstore.pairing import _wild
+from patchstore.sources.class_table import read_table
+from patchstore.sources.pairing import _wild
 from swath.config import DataConfig
 from test_ingest import random_image, write
 

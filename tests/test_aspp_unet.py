@@ -5,14 +5,14 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from swath import models
-from swath.aspp_unet import Aspp, Gate
 from swath.config import ModelConfig
+from swath.models import network
+from swath.models.architectures.aspp_unet import Aspp, Gate
 
 
 def build(encoder="resnet18", bands=3, seed=0, **parts):
     torch.manual_seed(seed)
-    return models.build(ModelConfig(arch="aspp_unet", encoder=encoder, **parts), bands=bands, classes=4,
+    return network.build(ModelConfig(arch="aspp_unet", encoder=encoder, **parts), bands=bands, classes=4,
                         mean_B=[100] * bands, std_B=[50] * bands)
 
 

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchstore
-from patchstore import ClassInfo, ReadError, SceneSource, StoreError, Window, kv, manifest
-from patchstore.audit import audit_scene, scene_names
-from patchstore.audit_files import list_files
-from patchstore.findings import Ground
-from patchstore.layout import Layout
-from patchstore.window import level_shape, levels_of
+from patchstore import ClassInfo, ReadError, SceneSource, StoreError, Window
+from patchstore.format import locations, manifest
+from patchstore.format.layout import Layout
+from patchstore.format.windows import level_shape, levels_of
+from patchstore.upkeep.audit import audit_scene, scene_names
+from patchstore.upkeep.audit_files import list_files
+from patchstore.upkeep.findings import Ground
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)))
 SHAPE = (300, 310)  # 3 x 3 shards, 3 levels
@@ -418,8 +419,8 @@ def test_what_is_no_damage_is_noted(copy: Path) -> None:
     assert audit_scene(copy, "a").notes == (
         "scene a: beside the current version lie older",
         f"scene a: 1 files that no array has and nothing reads, first {version.name}/0/image/c/0/0/0.__lock")
-    assert kv.Folder(str(copy)).keys("a") == sorted(  # on an object store, which has no locks
-        f"a/{key}" for key in list_files(kv.Folder(str(copy)), "a") if not key.endswith("__lock"))
+    assert locations.Folder(str(copy)).keys("a") == sorted(  # on an object store, which has no locks
+        f"a/{key}" for key in list_files(locations.Folder(str(copy)), "a") if not key.endswith("__lock"))
 
 
 def test_the_job(copy: Path, job_here: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:

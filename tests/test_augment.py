@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from swath import space
-from swath.augment import Augment
 from swath.config import AugmentConfig, Config
 from swath.errors import ConfigError
+from swath.loading.augment import Augment
+from swath.tuning import space
 
 SIZE, CLASSES, IGNORE = 48, 5, 255
 PIPELINES = get_args(get_type_hints(AugmentConfig)["pipeline"])

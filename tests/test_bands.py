@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath import bands
-from swath.bands import ROWS, Bands, cut
 from swath.errors import DataError
+from swath.maps import bands
+from swath.maps.bands import ROWS, Bands, cut
 
 
 def held(folder: Path, rows: tuple[int, int] = (0, 2500)) -> Bands:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath.blend import axis, finished, grid_of, lattice, support, taps
 from swath.geometry import around, side_of, starts, stride_of
+from swath.prediction.windows import axis, finished, grid_of, lattice, support, taps
 
 LENGTHS = st.integers(1, 300)
 SIDES = st.integers(1, 100)

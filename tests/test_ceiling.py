@@ -17,10 +17,12 @@ from rich.console import Console
 import paper
 import recipes
 from patchstore import Store, Window
-from swath import ceiling, metrics, patches, plan_tables, score
-from swath import split as splits
-from swath.patches import PatchPlan
-from swath.split import Split
+from swath.patches import planning
+from swath.patches.planning import PatchPlan
+from swath.report import plan_tables
+from swath.scoring import ceiling, counting, metrics
+from swath.splits import division
+from swath.splits.division import Split
 
 IGNORE = 255
 
@@ -28,8 +30,8 @@ IGNORE = 255
 def planned(store: Store, size: int, *scales: float) -> tuple[Split, PatchPlan]:
     config = recipes.synthetic()
     config = replace(config, patches=replace(config.patches, size=size, scales=scales, combine="mixture"))
-    split = splits.divide(store, config.split)
-    return split, patches.plan(store, config, "val", labels=split)
+    split = division.divide(store, config.split)
+    return split, planning.plan(store, config, "val", labels=split)
 
 
 def brute(store: Store, split: Split, size: int, scale: float) -> NDArray[np.int64]:
@@ -38,7 +40,7 @@ def brute(store: Store, split: Split, size: int, scale: float) -> NDArray[np.int
     side = round(size * scale)
     for scene, cells in split.scenes("val"):
         height, width = store.scenes[scene].shape
-        labels_HW = score.labels_of(store, scene, cells, (0, height), (0, width))
+        labels_HW = counting.labels_of(store, scene, cells, (0, height), (0, width))
         back_HW = np.full_like(labels_HW, IGNORE)
         for row, col in product(range(0, height, side), range(0, width, side)):
             patch_SS = store.read([Window(scene, row, col, side)], size)[1][0]
@@ -67,7 +69,7 @@ def test_at_full_resolution_nothing_is_lost_and_less_at_each_coarser_scale(store
     assert means[0] == 1
     assert means == sorted(means, reverse=True)
     assert means[3] < 0.99
-    assert found.counts_SKK.sum(axis=(1, 2)).tolist() == [splits.class_pixels(store, split, "val").sum()] * 4
+    assert found.counts_SKK.sum(axis=(1, 2)).tolist() == [division.class_pixels(store, split, "val").sum()] * 4
     assert all(value is None or value == 1 for value in found.iou(0).values())
 
 
@@ -85,7 +87,7 @@ def test_a_bound_takes_blocks_from_all_of_the_split(store: Store, monkeypatch: p
     split, plan = planned(store, 32, 2.0)
     read: list[tuple[str, int]] = []
     monkeypatch.setattr(ceiling, "labels_of", lambda store, scene, cells, rows, cols: read.append((scene, rows[0]))
-                        or score.labels_of(store, scene, cells, rows, cols))
+                        or counting.labels_of(store, scene, cells, rows, cols))
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=10 * 64 * 64 / 1e6)
     assert found.megapixels == pytest.approx(10 * 64 * 64 / 1e6)
     assert found.of_megapixels == pytest.approx(2 * 320 * 320 / 1e6)

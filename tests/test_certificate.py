@@ -15,12 +15,13 @@ from rasterio.crs import CRS
 import patchstore
 from conftest import DATA
 from paper import PaperStore, scene
-from patchstore import CELL, ClassInfo, SceneSource, Store, testing
-from swath import autocorrelation, certificate, patches
-from swath import split as splits
+from patchstore import CELL, ClassInfo, SceneSource, Store
+from patchstore.testing import scenes
 from swath.config import Config, PatchesConfig, SplitConfig
-from swath.job import Job
-from swath.split import SPLITS, Split
+from swath.patches import certificate, planning
+from swath.splits import autocorrelation, division
+from swath.splits.division import SPLITS, Split
+from swath.training.setup import Job
 
 CLASSES = [ClassInfo("land", (200, 180, 120)), ClassInfo("green", (20, 120, 40))]
 
@@ -32,7 +33,7 @@ def by_scene(store: Store, names: dict[str, str]) -> Split:
 
 
 def test_a_split_by_group_is_clean_and_a_cut_scene_touches(store: Store) -> None:
-    split = splits.divide(store, SplitConfig())
+    split = division.divide(store, SplitConfig())
     clean = certificate.certify(store, split)
     assert clean.clean
     assert clean.findings() == []
@@ -51,11 +52,11 @@ def test_a_split_by_group_is_clean_and_a_cut_scene_touches(store: Store) -> None
 
 def test_a_scene_under_two_names_is_found_by_its_content(tmp_path: Path) -> None:
     uri = patchstore.create(str(tmp_path / "s.zarr"), dtype="uint8", bands=3, classes=[
-        ClassInfo(text.split("=")[0], (1, 2, 3)) for text in testing.CLASSES])
+        ClassInfo(text.split("=")[0], (1, 2, 3)) for text in scenes.CLASSES])
     for seed, names in ((1, ("one", "copy")), (2, ("other",))):
         image, mask = tmp_path / f"{seed}.tif", tmp_path / f"{seed}_mask.tif"
-        testing.write_scene(image, mask, seed=seed, shape=(320, 300), origin_m=(
-            testing.ORIGIN_M[0] + 10_000 * seed, testing.ORIGIN_M[1]))
+        scenes.write_scene(image, mask, seed=seed, shape=(320, 300), origin_m=(
+            scenes.ORIGIN_M[0] + 10_000 * seed, scenes.ORIGIN_M[1]))
         for path in (image, mask):  # nothing but its pixels tells where it lies
             with rasterio.open(path) as raster:
                 content, profile = raster.read(), raster.profile | {"crs": None, "transform": None}
@@ -73,11 +74,11 @@ def test_a_scene_under_two_names_is_found_by_its_content(tmp_path: Path) -> None
 
 def test_patches_at_scale_4_across_a_block_border_are_found(store: Store) -> None:
     config = Config(patches=PatchesConfig(size=32, scales=(4.0,)), split=SplitConfig(by="block", block=128, seed=1))
-    split = splits.divide(store, config.split)
-    inside = patches.plan(store, config, "train", labels=split)
+    split = division.divide(store, config.split)
+    inside = planning.plan(store, config, "train", labels=split)
     assert certificate.certify(store, split, {"train": inside}).clean
     across = replace(config, patches=replace(config.patches, stride=8, foreign="ignore"))
-    certified = certificate.certify(store, split, {"train": patches.plan(store, across, "train", labels=split)})
+    certified = certificate.certify(store, split, {"train": planning.plan(store, across, "train", labels=split)})
     assert certified.pairs["train-val"].overlap_px > 0
     assert any("train and val overlap" in line for line in certified.findings())
 
@@ -86,8 +87,8 @@ def test_the_overlap_is_counted_to_the_pixel(store: Store) -> None:
     """Against a raster of every pixel that a window shows."""
     config = Config(patches=PatchesConfig(size=40, stride=56, foreign="ignore"),
                     split=SplitConfig(by="block", block=128))
-    split = splits.divide(store, config.split)
-    plan = patches.plan(store, config, "train", labels=split)
+    split = division.divide(store, config.split)
+    plan = planning.plan(store, config, "train", labels=split)
     seen = {name: np.zeros(found.shape, bool) for name, found in store.scenes.items()}
     for window in plan.windows(np.arange(len(plan))):
         seen[window.scene][window.row:window.row + 40, window.col:window.col + 40] = True
@@ -116,7 +117,7 @@ def test_what_lies_nearer_than_labels_are_correlated_is_said() -> None:
     stripes = np.zeros((1024, 1024), np.uint8)
     stripes[:, np.arange(1024) // 512 == 1] = 1  # two halves: correlated over hundreds of pixels
     store = PaperStore([scene("s", (1024, 1024), transform=(0.5, 0, 0, 0, -0.5, 0))], {"s": stripes})
-    labels = np.full((16, 16), splits.NONE, np.uint8)
+    labels = np.full((16, 16), division.NONE, np.uint8)
     labels[:, :7], labels[:, 8:] = 0, 1
     certified = certificate.certify(store, Split(labels={"s": labels}))  # type: ignore[arg-type]
     length = certified.autocorrelation
@@ -187,7 +188,7 @@ def test_the_trained_cells_of_a_scene_under_two_names_are_those_of_both() -> Non
     """Else a half that was trained on under the one name could be scored under the other."""
     here = scene("a", (128, 128))
     store = PaperStore([here, replace(here, name="b"), scene("c", (128, 128))])
-    labels = {name: np.full((2, 2), splits.NONE, np.uint8) for name in "abc"}
+    labels = {name: np.full((2, 2), division.NONE, np.uint8) for name in "abc"}
     labels["a"][0], labels["b"][:, 0] = 0, 0
     job = SimpleNamespace(store=store, split=Split(labels=labels))
     trained = Job.trained_cells(job)  # type: ignore[arg-type]
@@ -219,12 +220,12 @@ def test_ten_dates_of_one_place_are_found(tmp_path: Path) -> None:
             raster.write((image[3] > image[0]).astype(np.uint8), 1)
         patchstore.ingest_scene(uri, SceneSource(name=path.stem, image=path, mask=mask, group=path.stem))
     store = patchstore.open(uri)
-    split = splits.divide(store, SplitConfig(by="scene", val_fraction=0.2, test_fraction=0.2))
+    split = division.divide(store, SplitConfig(by="scene", val_fraction=0.2, test_fraction=0.2))
     certified = certificate.certify(store, split)
     for pair in certified.pairs.values():  # nearly all of each split's ground is in the others
         assert pair.overlap_px > 0.9 * 2 * 934 * 723
     assert any("train and test overlap" in line for line in certified.findings())
-    blocks = splits.divide(store, SplitConfig(by="block", block=256))
+    blocks = division.divide(store, SplitConfig(by="block", block=256))
     assert certificate.certify(store, blocks).clean  # the same ground has one label at every date
 
 

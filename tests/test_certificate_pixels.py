@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from paper import PaperStore, scene
 from patchstore import CELL, Scene
-from swath import autocorrelation
-from swath import split as splits
-from swath.certificate import Certificate, Pair, certify
+from swath.patches.certificate import Certificate, Pair, certify
+from swath.splits import autocorrelation, division
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Windows:
 
 def on_paper(store: PaperStore, labels: dict[str, NDArray[np.uint8]], plans: dict[str, Windows] | None = None
              ) -> Certificate:
-    return certify(store, splits.Split(labels=labels), plans)  # type: ignore[arg-type]
+    return certify(store, division.Split(labels=labels), plans)  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=60)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import patchstore
 from patchstore import Store
-from swath import keeping, loop
 from swath.config import ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
-from swath.context import LocalContext
-from swath.keeping import Keeper
+from swath.models import checkpoint_files
+from swath.models.checkpoint_files import Keeper
 from swath.say import Metrics
+from swath.training import loop
+from swath.training.context import LocalContext
 
 CPU = torch.device("cpu")
 TINY = Config(
@@ -39,9 +40,9 @@ def make(tmp_path: Path) -> Callable[[], Path]:
         folder = tmp_path / "made"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        for name in keeping.FILES:
+        for name in checkpoint_files.FILES:
             (folder / name).write_bytes(name.encode() * 100)
-        keeping.seal(folder)
+        checkpoint_files.seal(folder)
         return folder
 
     return make
@@ -68,9 +69,9 @@ def test_the_newest_and_the_best_are_kept(make: Callable[[], Path], tmp_path: Pa
 def test_what_is_kept_follows_the_rule(scores: list[float | None], keep: int, tmp_path_factory: pytest.TempPathFactory
                                        ) -> None:
     folder, source = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("source")
-    for file in keeping.FILES:
+    for file in checkpoint_files.FILES:
         (source / file).write_bytes(b"x")
-    keeping.seal(source)
+    checkpoint_files.seal(source)
     keeper = Keeper(folder, keep)
     for megapixels, score in enumerate(scores):
         keeper.keep(source, megapixels, score)
@@ -115,13 +116,13 @@ def test_what_is_not_whole_is_left_out_and_told(make: Callable[[], Path], tmp_pa
     whole = keeper.keep(make(), 1, 0.5)
     damaged = keeper.keep(make(), 2, 0.6)
     damage(damaged)
-    begins = keeping.beginning(folder, "/another/checkpoint")
+    begins = checkpoint_files.beginning(folder, "/another/checkpoint")
     assert begins.checkpoint == whole
     assert len(begins.damaged) == 1
     assert str(damaged) in begins.damaged[0]
     assert "not whole" in begins.damaged[0]
     third = Keeper(folder, 2).keep(make(), 3, 0.1)
-    assert keeping.newest(folder) == third
+    assert checkpoint_files.newest(folder) == third
     if damage is not flip_state:  # what is seen without reading it all does not push a whole one out
         assert {whole, third} == set(folder.glob("kpx*"))
 
@@ -154,14 +155,14 @@ def test_a_best_that_is_cut_is_the_best_no_longer(make: Callable[[], Path], tmp_
 
 def test_the_order_in_which_a_run_begins(make: Callable[[], Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    fresh = keeping.beginning(folder)
+    fresh = checkpoint_files.beginning(folder)
     assert (fresh.checkpoint, fresh.damaged) == (None, ())
     assert "initial weights" in fresh.said
-    named = keeping.beginning(folder, "/another/checkpoint")
+    named = checkpoint_files.beginning(folder, "/another/checkpoint")
     assert named.checkpoint == Path("/another/checkpoint")
     assert "train.resume" in named.said
     own = Keeper(folder, 1).keep(make(), 1)
-    begins = keeping.beginning(folder, "/another/checkpoint")
+    begins = checkpoint_files.beginning(folder, "/another/checkpoint")
     assert begins.checkpoint == own
     assert "its own" in begins.said
 
@@ -207,7 +208,8 @@ def test_a_run_saved_between_reports_goes_on_as_if_undisturbed(whole: loop.Run, 
     assert stopped.counts_RKQ is None
     assert stopped.megapixels == pytest.approx(after, abs=0.033)
     assert context.saves == {0.06: 2, 0.13: 3}[after]
-    resumed = loop.fit(TINY, store, LocalContext(tmp_path / "cut", CPU, resume=keeping.newest(tmp_path / "cut")))
+    newest = checkpoint_files.newest(tmp_path / "cut")
+    resumed = loop.fit(TINY, store, LocalContext(tmp_path / "cut", CPU, resume=newest))
     for key in ("train/loss", "train/miou", "val/loss", "val_part/miou"):
         np.testing.assert_allclose([m[key] for m in resumed.history], [m[key] for m in whole.history], rtol=1e-6)
     np.testing.assert_array_equal(resumed.counts_RKQ, whole.counts_RKQ)
@@ -228,7 +230,7 @@ def test_a_run_that_is_cut_while_the_whole_is_scored_has_only_that_to_do(whole: 
                                                                          ) -> None:
     with pytest.raises(KeyboardInterrupt):
         loop.fit(TINY, store, CutAtTheEnd(tmp_path, torch.device("cpu")))
-    newest = keeping.newest(tmp_path)
+    newest = checkpoint_files.newest(tmp_path)
     assert newest is not None
     assert newest.name == name(whole.megapixels)
     told: list[Metrics] = []

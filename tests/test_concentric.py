@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from swath import models
-from swath.concentric import FEATURES, ScaleAttention, centre
 from swath.config import ModelConfig, PatchesConfig
 from swath.errors import ConfigError
+from swath.models import network
+from swath.models.architectures.concentric import FEATURES, ScaleAttention, centre
 
 SMALL = ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group")
 
@@ -17,7 +17,7 @@ SMALL = ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group
 def build(config=SMALL, scales=(1, 4), classes=3, bands=1, **settings):
     torch.manual_seed(0)
     settings = {"combine": "concentric", "scales": scales} | settings
-    return models.build(config, bands=bands, classes=classes, mean_B=[0.0] * bands, std_B=[1.0] * bands, **settings)
+    return network.build(config, bands=bands, classes=classes, mean_B=[0.0] * bands, std_B=[1.0] * bands, **settings)
 
 
 @given(side=st.integers(8, 40), other=st.integers(8, 40), ratio=st.floats(1.0, 8.0))
@@ -80,7 +80,7 @@ def test_it_can_be_exported():
 
 
 def test_cost_is_that_of_all_scales():
-    one, two = (models.cost(build(scales=scales, combine=combine), 64, 1)
+    one, two = (network.cost(build(scales=scales, combine=combine), 64, 1)
                 for scales, combine in (((1,), "single"), ((1, 4), "concentric")))
     fusion = 2 * FEATURES * 9 * 16 + 16 * 2
     head = 2 * 16 * 9 * FEATURES

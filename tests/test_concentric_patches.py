@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from patchstore import CELL, Store, Window
-from swath import certificate, order, patches, reader
-from swath import split as splits
-from swath.augment import Augment
-from swath.concentric import centre
 from swath.config import AugmentConfig, Config, PatchesConfig, SplitConfig
 from swath.errors import ConfigError, DataError
-from swath.loader import Loader
-from swath.places import places, rectangles
+from swath.loading import reader
+from swath.loading.augment import Augment
+from swath.loading.loader import Loader
+from swath.models.architectures.concentric import centre
+from swath.patches import certificate, ordering, planning
+from swath.patches.places import places, rectangles
+from swath.splits import division
 
 SCALES = (1.0, 2.0, 4.0)
 CONCENTRIC = PatchesConfig(size=32, scales=SCALES, combine="concentric", stride=24)
@@ -71,8 +72,8 @@ def blocks() -> SplitConfig:
 def test_a_plan_s_patches_have_one_centre_and_keep_to_their_split(store: Store, blocks: SplitConfig, foreign: str
                                                                   ) -> None:
     config = Config(patches=replace(CONCENTRIC, foreign=foreign), split=blocks)  # type: ignore[arg-type]
-    split = splits.divide(store, blocks)
-    plan = patches.plan(store, config, "train", labels=split)
+    split = division.divide(store, blocks)
+    plan = planning.plan(store, config, "train", labels=split)
     ids = np.arange(len(plan))
     foreign_px = 0
     for views, window in zip(plan.views(ids), plan.windows(ids), strict=True):
@@ -86,19 +87,19 @@ def test_a_plan_s_patches_have_one_centre_and_keep_to_their_split(store: Store, 
     assert (foreign_px > 0) == (foreign == "ignore")
     assert any(view.row < 0 for views in plan.views(ids) for view in views)
     assert plan.megapixels == pytest.approx(len(plan) * 3 * 32**2 / 1e6)
-    alone = patches.plan(store, Config(patches=replace(config.patches, scales=(1.0,), combine="single"), split=blocks),
+    alone = planning.plan(store, Config(patches=replace(config.patches, scales=(1.0,), combine="single"), split=blocks),
                          "train", labels=split)
     assert (len(plan) < len(alone)) == (foreign == "exclude")
     assert plan.there_SK.shape == (1, len(store.classes))
 
 
 def test_the_certificate_sees_the_coarsest_windows_to_the_pixel(store: Store, blocks: SplitConfig) -> None:
-    split = splits.divide(store, blocks)
+    split = division.divide(store, blocks)
     config = Config(patches=CONCENTRIC, split=blocks)
-    kept = patches.plan(store, config, "train", labels=split)
+    kept = planning.plan(store, config, "train", labels=split)
     assert certificate.certify(store, split, {"train": kept}).clean
     # Their finest windows keep to the split; it is the ground around them that does not.
-    loose = patches.plan(store, replace(config, patches=replace(CONCENTRIC, foreign="ignore")), "train", labels=split)
+    loose = planning.plan(store, replace(config, patches=replace(CONCENTRIC, foreign="ignore")), "train", labels=split)
     seen = {name: np.zeros(scene.shape, bool) for name, scene in store.scenes.items()}
     for views in loose.views(np.arange(len(loose))):
         seen[views[-1].scene][inside(views[-1], seen[views[-1].scene].shape)] = True
@@ -110,15 +111,15 @@ def test_the_certificate_sees_the_coarsest_windows_to_the_pixel(store: Store, bl
 def test_a_plan_without_room_for_the_ground_around_says_so(store: Store) -> None:
     blocks = SplitConfig(by="block", block=128, seed=1)
     with pytest.raises(DataError, match=r"no window of 512 scene pixels fits into the train cells"):
-        patches.plan(store, Config(patches=replace(CONCENTRIC, scales=(1.0, 16.0)), split=blocks), "train")
-    notes = patches.plan(store, Config(patches=CONCENTRIC, split=blocks), "train").notes
+        planning.plan(store, Config(patches=replace(CONCENTRIC, scales=(1.0, 16.0)), split=blocks), "train")
+    notes = planning.plan(store, Config(patches=CONCENTRIC, split=blocks), "train").notes
     assert any("of scale 1 and the ground around it at scale 4 fits" in note for note in notes)
 
 
 @pytest.mark.parametrize("foreign", ["exclude", "ignore"])
 def test_a_batch_has_the_stores_pixels_at_every_scale_whoever_reads_them(store: Store, blocks: SplitConfig,
                                                                          foreign: str) -> None:
-    plan = patches.plan(store, Config(patches=replace(CONCENTRIC, foreign=foreign),  # type: ignore[arg-type]
+    plan = planning.plan(store, Config(patches=replace(CONCENTRIC, foreign=foreign),  # type: ignore[arg-type]
                                       split=blocks), "train")
     loaders = [Loader(store=store, plan=plan, batch=12, seed=3, rank=0, world_size=1, augment=None, readers=readers)
                for readers in (0, 2)]
@@ -136,12 +137,12 @@ def test_a_batch_has_the_stores_pixels_at_every_scale_whoever_reads_them(store: 
 
 def test_the_cache_has_room_for_the_chunks_of_every_scale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenes of 2 x 2 chunks, all of which are wanted at once, and one of each coarser level."""
-    monkeypatch.setattr(order, "LEAST_CACHE", 0)
-    plans = [patches.plan(store, Config(patches=chosen), "train") for chosen in (
+    monkeypatch.setattr(ordering, "LEAST_CACHE", 0)
+    plans = [planning.plan(store, Config(patches=chosen), "train") for chosen in (
         PatchesConfig(size=32, stride=24), CONCENTRIC)]
-    one, all_scales = (order.cache_bytes(plan, 4, 1) for plan in plans)
+    one, all_scales = (ordering.cache_bytes(plan, 4, 1) for plan in plans)
     assert all_scales == pytest.approx(one * (4 + 1 + 1) / 4)
-    assert sorted(order.sequence(plans[1], 0, 0, 4)) == list(range(len(plans[1])))
+    assert sorted(ordering.sequence(plans[1], 0, 0, 4)) == list(range(len(plans[1])))
 
 
 def waves(scale: float, size: int) -> NDArray[np.uint8]:

@@ -16,8 +16,6 @@ from sklearn.metrics import confusion_matrix
 
 import patchstore
 from patchstore import ClassInfo, SceneSource, Store
-from swath import apply, checkpoint, experiment, forecast, inference, loop, patches, score, space
-from swath import split as splits
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -29,8 +27,16 @@ from swath.config import (
     SplitConfig,
     TrainConfig,
 )
-from swath.context import LocalContext
 from swath.errors import ConfigError
+from swath.experiments import experiment, forecast
+from swath.maps import apply
+from swath.models import checkpoint, inference
+from swath.patches import planning
+from swath.scoring import counting
+from swath.splits import division
+from swath.training import loop
+from swath.training.context import LocalContext
+from swath.tuning import space
 
 TINY = Config(
     patches=PatchesConfig(size=64, scales=(1.0, 3.0), combine="concentric"),
@@ -68,7 +74,7 @@ def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_pat
 
 def test_a_written_map_recomputed_is_the_run_s_score(finished: loop.Run, store: Store, dataset: Path, tmp_path: Path
                                                      ) -> None:
-    split = splits.divide(store, TINY.split)
+    split = division.divide(store, TINY.split)
     labels, mapped = [], []
     for name, _ in split.scenes("val"):
         apply.predict(apply.Request(run=str(finished.checkpoint), source=str(dataset / "images" / f"{name}.tif"),
@@ -78,7 +84,7 @@ def test_a_written_map_recomputed_is_the_run_s_score(finished: loop.Run, store: 
             with rasterio.open(folder / f"{name}.tif") as file:
                 to.append(file.read(1).ravel())
     counts_KK = confusion_matrix(np.concatenate(labels), np.concatenate(mapped), labels=range(len(store.classes)))
-    found = score.score_of(store, split, "val", TINY, finished.counts_RKQ)  # type: ignore[arg-type]
+    found = counting.score_of(store, split, "val", TINY, finished.counts_RKQ)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found.confusion, counts_KK)
     union_K = counts_KK.sum(0) + counts_KK.sum(1) - counts_KK.diagonal()
     present_K = counts_KK.sum(1) > 0
@@ -97,8 +103,8 @@ def test_the_ground_around_a_patch_changes_what_is_said_of_it(finished: loop.Run
 
 def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_SECONDS", 0.0)
-    split = splits.divide(store, TINY.split)
-    plans = {name: patches.plan(store, TINY, name, labels=split) for name in ("train", "val")}  # type: ignore[arg-type]
+    split = division.divide(store, TINY.split)
+    plans = {name: planning.plan(store, TINY, name, labels=split) for name in ("train", "val")}  # type: ignore[arg-type]
     work = forecast.work(store, split, TINY, plans["train"], plans["val"])
     assert (work.steps, work.reports) == (4, 2)
     seen = 0
@@ -109,8 +115,8 @@ def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypat
         seen += len(images_NSBss)
         return torch.zeros(len(images_NSBss), len(store.classes), 64, 64)
 
-    regions = score.whole(store, split, "val")
-    score.count(store, split, "val", regions, score.network_source(store, forward, TINY, torch.device("cpu")))
+    regions = counting.whole(store, split, "val")
+    counting.count(store, split, "val", regions, counting.network_source(store, forward, TINY, torch.device("cpu")))
     assert work.whole_windows_S == (seen,)
     trial = forecast.trial(forecast.one_worker(TINY, store, torch.device("cpu")))
     assert len(trial.window_s_S) == 1

@@ -18,13 +18,14 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 import patchstore
-from patchstore import conventions, testing
-from patchstore.schema import Affine, ClassInfo, Scene, colour
-from patchstore.window import level_shape, levels_of
+from patchstore.format import conventions
+from patchstore.format.schema import Affine, ClassInfo, Scene, colour
+from patchstore.format.windows import level_shape, levels_of
+from patchstore.testing import scenes
 
 UTM = CRS.from_epsg(32633).to_wkt()
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("built-up area", (200, 0, 0)), ClassInfo("forêt", (0, 99, 0)))
-GENERATED = [ClassInfo(name, colour(code)) for name, code in (text.split("=") for text in testing.CLASSES)]
+GENERATED = [ClassInfo(name, colour(code)) for name, code in (text.split("=") for text in scenes.CLASSES)]
 PLACED: Affine = (0.5, 0.0, 500000.25, 0.0, -0.5, 5000000.75)
 TURNED: Affine = (0.4, 0.3, 500000.0, 0.3, -0.4, 5000000.0)
 
@@ -222,7 +223,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Scene]:
     source, uri = tmp_path_factory.mktemp("source"), str(tmp_path_factory.mktemp("store") / "s.zarr")
     for part in ("images", "masks"):
         (source / part).mkdir()
-    testing.write_scene(source / "images" / "a.tif", source / "masks" / "a.tif", seed=1, shape=(301, 203))
+    scenes.write_scene(source / "images" / "a.tif", source / "masks" / "a.tif", seed=1, shape=(301, 203))
     patchstore.create(uri, dtype="uint8", bands=3, classes=GENERATED)
     patchstore.ingest_scene(uri, patchstore.find_folder(source).scenes[0])
     scene = patchstore.open(uri).scenes["a"]

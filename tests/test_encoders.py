@@ -7,9 +7,9 @@ import safetensors.torch
 import timm
 import torch
 
-from swath import encoders, models
 from swath.config import ModelConfig
 from swath.errors import ConfigError
+from swath.models import encoders, network
 
 SATELLITE = ModelConfig(arch="dpt", encoder="tu-vit_large_patch16_dinov3", weights="sat493m")
 VIT = ModelConfig(arch="dpt", encoder="tu-test_vit")
@@ -18,7 +18,7 @@ CONVNEXT = ModelConfig(arch="unet", encoder="tu-convnext_atto")
 
 def build(config, bands=3, seed=0, **settings):
     torch.manual_seed(seed)
-    return models.build(config, bands=bands, classes=4, mean_B=[100.0] * bands, std_B=[50.0] * bands, **settings)
+    return network.build(config, bands=bands, classes=4, mean_B=[100.0] * bands, std_B=[50.0] * bands, **settings)
 
 
 def whole(name, seed=1):
@@ -32,7 +32,7 @@ def test_names_of_weights():
     assert set(encoders.weights("tu-vit_large_patch16_dinov3")) == {"imagenet", "lvd1689m", "sat493m"}
     assert encoders.weights("tu-vit_large_patch16_dinov3.sat493m") == ("imagenet", "sat493m")
     for config in (SATELLITE, ModelConfig(weights="swsl"), replace(SATELLITE, encoder=SATELLITE.encoder + ".sat493m")):
-        models.check(config)
+        network.check(config)
 
 
 @pytest.mark.parametrize(("encoder", "weights", "names"), [
@@ -41,7 +41,7 @@ def test_names_of_weights():
     ("tu-vit_large_patch16_dinov3.lvd1689m", "sat493m", "has imagenet, lvd1689m")])
 def test_weights_that_an_encoder_does_not_have_are_named(encoder, weights, names):
     with pytest.raises(ConfigError, match=rf"model\.weights: {weights} is no file, .*{names}"):
-        models.check(ModelConfig(encoder=encoder, weights=weights))
+        network.check(ModelConfig(encoder=encoder, weights=weights))
 
 
 def test_satellite_weights_bring_their_own_statistics():
@@ -126,9 +126,9 @@ def test_exactly_what_has_a_gradient_requires_one(arch, encoder, norm):
     ("aspp_unet", "tu-botnet26t_256", 224, r"\(made for 256\) takes no patches of 224 pixels; choose")])
 def test_sizes_that_a_network_does_not_take_are_refused_without_building_it(arch, encoder, size, says):
     config = ModelConfig(arch=arch, encoder=encoder)
-    models.check(config)
+    network.check(config)
     with pytest.raises(ConfigError, match=rf"^patches\.size: .*{says}"):
-        models.check(config, size)
+        network.check(config, size)
 
 
 @pytest.mark.parametrize(("arch", "encoder"), [
@@ -137,10 +137,10 @@ def test_sizes_that_a_network_does_not_take_are_refused_without_building_it(arch
 def test_a_rehearsal_takes_any_size_that_the_network_takes_and_leaves_no_trace(arch, encoder):
     state = torch.random.get_rng_state()
     for size in (96, 200):
-        models.check(ModelConfig(arch=arch, encoder=encoder, norm="group"), size)
+        network.check(ModelConfig(arch=arch, encoder=encoder, norm="group"), size)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_tokens_that_dpt_cannot_place_are_refused():
     with pytest.raises(ConfigError, match="DPT takes tokens of 8, 16 or 32 pixels, not of 14"):
-        models.check(ModelConfig(arch="dpt", encoder="tu-vit_small_patch14_dinov2"), 224)
+        network.check(ModelConfig(arch="dpt", encoder="tu-vit_small_patch14_dinov2"), 224)

@@ -18,8 +18,6 @@ from sklearn.metrics import confusion_matrix
 import patchstore
 import recipes
 from patchstore import Store
-from swath import apply, evaluate, ledger, score, tracking
-from swath import split as splits
 from swath.config import (
     ClusterConfig,
     Config,
@@ -31,11 +29,16 @@ from swath.config import (
     TrackConfig,
     TrainConfig,
 )
-from swath.context import LocalContext
 from swath.errors import ConfigError, DataError
-from swath.evaluate import Wanted
-from swath.job import Job
-from swath.worst import Worst
+from swath.experiments import evaluation, looks
+from swath.experiments.evaluation import Wanted
+from swath.maps import apply
+from swath.scoring import counting
+from swath.scoring.worst import Worst
+from swath.splits import division
+from swath.tracking import mlflow_store
+from swath.training.context import LocalContext
+from swath.training.setup import Job
 
 CPU = torch.device("cpu")
 Run = "subprocess.CompletedProcess[str]"
@@ -58,10 +61,10 @@ def untrained(config: Config, store: Store, folder: Path) -> Path:
 
 def recorded(checkpoint: Path, workdir: Path) -> str:
     """An MLflow run of a checkpoint."""
-    location = tracking.prepare(workdir)
-    tracker = tracking.MlflowTracker.start(location.uri, experiment="test", name="run", params={},
+    location = mlflow_store.prepare(workdir)
+    tracker = mlflow_store.MlflowTracker.start(location.uri, experiment="test", name="run", params={},
                                            artifact_location=location.artifact_location,
-                                           tags={tracking.CHECKPOINT_TAG: str(checkpoint)})
+                                           tags={mlflow_store.CHECKPOINT_TAG: str(checkpoint)})
     tracker.end("FINISHED")
     return tracker.run_id
 
@@ -70,7 +73,7 @@ def recorded(checkpoint: Path, workdir: Path) -> str:
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tracking store, which takes seconds to make."""
     folder = tmp_path_factory.mktemp("work")
-    tracking.prepare(folder)
+    mlflow_store.prepare(folder)
     return folder
 
 
@@ -99,7 +102,7 @@ def test_folds_are_pooled_and_every_group_is_scored_once(folds: list[str], workd
                                                           for one in found["folds"].values()))
     assert sorted(found["groups"]) == sorted({scene.group for scene in store.scenes.values()})
     assert found["intervals"] is None
-    record = tracking.find(tracking.prepare(workdir).uri, found["run_id"])
+    record = mlflow_store.find(mlflow_store.prepare(workdir).uri, found["run_id"])
     assert (record.tags["swath.role"], record.tags["swath.runs"]) == ("folds", " ".join(folds))
     assert record.tags["swath.protocol"] == found["protocol"]
     assert record.metrics["val/miou"] == found["miou"]
@@ -120,17 +123,17 @@ def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path
     overlapping = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=1, seed=0))
     copy = untrained(overlapping, store, tmp_path / "copy")
     with pytest.raises(DataError, match=r"both have ground of scene \w+ in their val split"):
-        evaluate.cross_validate([*folds, str(copy)], Wanted(workdir=workdir))
+        evaluation.cross_validate([*folds, str(copy)], Wanted(workdir=workdir))
     config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=2))
     other = untrained(replace(config, score=replace(config.score, overlap=0.25)), store, tmp_path / "other")
     with pytest.raises(DataError, match="differ in overlap"):
-        evaluate.cross_validate([folds[0], str(other)], Wanted(workdir=workdir))
+        evaluation.cross_validate([folds[0], str(other)], Wanted(workdir=workdir))
     less = untrained(replace(config, score=replace(config.score, without=(store.classes[0].name,))), store,
                      tmp_path / "less")
     with pytest.raises(DataError, match="differ in without"):
-        evaluate.cross_validate([folds[0], str(less)], Wanted(workdir=workdir))
+        evaluation.cross_validate([folds[0], str(less)], Wanted(workdir=workdir))
     with pytest.raises(ConfigError, match="given twice"):
-        evaluate.cross_validate([folds[0], folds[0]], Wanted(workdir=workdir))
+        evaluation.cross_validate([folds[0], folds[0]], Wanted(workdir=workdir))
 
 
 @pytest.mark.parametrize("patches", [PatchesConfig(size=64), PatchesConfig(size=96, scales=(2.0,))])
@@ -138,7 +141,7 @@ def test_a_written_maps_recomputed_score_is_the_models(store: Store, dataset: Pa
                                                        patches: PatchesConfig) -> None:
     config = configuration(store, patches=patches, score=ScoreConfig())
     model = untrained(config, store, tmp_path / "model")
-    found = evaluate.evaluate(str(model), Wanted(workdir=tmp_path), device="cpu").score
+    found = evaluation.evaluate(str(model), Wanted(workdir=tmp_path), device="cpu").score
     labels, mapped = [], []
     for name in found.scenes:
         apply.predict(apply.Request(run=str(model), source=str(dataset / "images" / f"{name}.tif"), workdir=tmp_path,
@@ -160,7 +163,7 @@ def write(path: Path, values: np.ndarray, profile: dict[str, object]) -> None:  
 def test_a_foreign_map_is_scored_recorded_and_comparable(store: Store, dataset: Path, tmp_path: Path, workdir: Path,
                                                          job_here: Callable[..., Run]) -> None:
     """The labels themselves, under other numbers, with a strip missing in one scene."""
-    split = splits.divide(store, recipes.synthetic().split)
+    split = division.divide(store, recipes.synthetic().split)
     names = [name for name, _ in split.scenes("val")]
     for name in names:
         with rasterio.open(dataset / "masks" / f"{name}.tif") as file:
@@ -181,12 +184,12 @@ def test_a_foreign_map_is_scored_recorded_and_comparable(store: Store, dataset: 
     with Image.open(wrong["picture"]) as picture:
         assert picture.size[0] > 400
 
-    uri = tracking.prepare(workdir).uri
-    record = tracking.find(uri, wrong["run_id"])
+    uri = mlflow_store.prepare(workdir).uri
+    record = mlflow_store.find(uri, wrong["run_id"])
     assert record.tags["swath.role"] == "map"
     assert record.metrics["val/miou"] == wrong["miou"]
     assert record.status == "FINISHED"
-    own = score.protocol(store, split, "val", recipes.synthetic())
+    own = counting.protocol(store, split, "val", recipes.synthetic())
     assert record.tags["swath.protocol.ground"] == own.ground()
     assert record.tags["swath.protocol"] != own.digest()
 
@@ -194,9 +197,9 @@ def test_a_foreign_map_is_scored_recorded_and_comparable(store: Store, dataset: 
 def test_a_map_is_scored_on_a_runs_own_split(store: Store, dataset: Path, folds: list[str], workdir: Path,
                                              job_here: Callable[..., Run]) -> None:
     found = last_json(job_here("evaluate", folds[1], "--map", dataset / "masks", "--workdir", workdir, "--json"))
-    ground = splits.divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
+    ground = division.divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
     assert found["miou"] == 1
-    assert found["pixels"] == splits.class_pixels(store, ground, "val").sum()
+    assert found["pixels"] == division.class_pixels(store, ground, "val").sum()
 
 
 def test_a_recipes_fields_and_a_file_say_how_a_map_is_scored(store: Store, dataset: Path, workdir: Path, tmp_path: Path,
@@ -215,19 +218,19 @@ def test_a_recipes_fields_and_a_file_say_how_a_map_is_scored(store: Store, datas
     fields[7] = "rest"
     by_fields = last_json(job_here(*arguments[:1], "synthetic", *arguments[1:], "--data.store", store.uri, *fields,
                                    "--workdir", workdir))
-    ground = splits.divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
-    pixels = splits.class_pixels(store, ground, "val")
+    ground = division.divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
+    pixels = division.class_pixels(store, ground, "val")
     assert by_fields["pixels"] == pixels.sum()
     assert by_fields["means"]["mean without rest"] == 1
     assert sum(by_fields["uncovered"].values()) == pixels[-1]  # VALUE= is no class
 
     config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=1),
                            data=DataConfig(store=store.uri, merge=(f"rest={name}",)),
-                           track=TrackConfig(uri=tracking.prepare(workdir).uri))
+                           track=TrackConfig(uri=mlflow_store.prepare(workdir).uri))
     (tmp_path / "mine.json").write_text(config.to_json())
     by_file = last_json(job_here(*arguments, "--config", "mine.json", "--workdir", tmp_path / "elsewhere"))
     assert (by_file["ground"], by_file["miou"]) == (by_fields["ground"], by_fields["miou"])
-    assert tracking.find(config.track.uri, by_file["run_id"]).metrics["val/miou"] == by_file["miou"]
+    assert mlflow_store.find(config.track.uri, by_file["run_id"]).metrics["val/miou"] == by_file["miou"]
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -244,14 +247,14 @@ def test_a_map_that_covers_no_label_is_no_score(store: Store, dataset: Path, wor
 
 def test_nothing_is_drawn_for_nobody(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
-    monkeypatch.setattr(evaluate.worst, "draw", lambda *_: pytest.fail("drawn"))
-    assert evaluate.evaluate(str(model), Wanted(workdir=tmp_path, worst=4), device="cpu").picture is None
+    monkeypatch.setattr(evaluation.worst, "draw", lambda *_: pytest.fail("drawn"))
+    assert evaluation.evaluate(str(model), Wanted(workdir=tmp_path, worst=4), device="cpu").picture is None
 
 
 def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
                                           ) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
-    run, before = recorded(model, workdir), len(ledger.looks(tracking.prepare(workdir).uri))
+    run, before = recorded(model, workdir), len(looks.looks(mlflow_store.prepare(workdir).uri))
     arguments = ["evaluate", run, "--split", "test", "--workdir", workdir, "--device", "cpu", "--worst", 1, "--json"]
     found = [last_json(job_here(*arguments)) for _ in range(2)]
     assert [one["looks"] for one in found] == [0, 1]
@@ -259,44 +262,44 @@ def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path:
     assert list((workdir / "artifacts").rglob(f"{run}/artifacts/confusion-test.png"))
     again = configuration(store, patches=PatchesConfig(size=96))  # another model, the same ground
     other = untrained(again, store, tmp_path / "other")
-    assert evaluate.evaluate(str(other), Wanted(split="test", workdir=workdir), device="cpu").looks == 2
+    assert evaluation.evaluate(str(other), Wanted(split="test", workdir=workdir), device="cpu").looks == 2
     listed = last_json(job_here("evaluate", "--ledger", "--workdir", workdir, "--json"))["looks"]
     assert [one["what"] for one in listed[before:]] == [run, run, str(other)]
     assert [one["miou"] for one in listed[before:before + 2]] == [one["miou"] for one in found]
     assert all(one["user"] and one["state"] == "FINISHED" for one in listed)
-    record = tracking.find(tracking.prepare(workdir).uri, run)
+    record = mlflow_store.find(mlflow_store.prepare(workdir).uri, run)
     assert record.metrics["test/miou"] == found[0]["miou"]
     assert record.tags["swath.protocol.test"] == found[0]["protocol"]
 
 
 def test_a_look_that_fails_is_listed_too(store: Store, workdir: Path) -> None:
-    location = tracking.prepare(workdir)
+    location = mlflow_store.prepare(workdir)
     config = Config(split=SplitConfig(seed=5))
-    said = score.protocol(store, splits.divide(store, config.split), "test", config)
-    with pytest.raises(RuntimeError), ledger.look(location, said, "a/map", store.uri):
+    said = counting.protocol(store, division.divide(store, config.split), "test", config)
+    with pytest.raises(RuntimeError), looks.look(location, said, "a/map", store.uri):
         raise RuntimeError("broken off")
-    last = ledger.looks(location.uri)[-1]
+    last = looks.looks(location.uri)[-1]
     assert (last.state, last.miou, last.what) == ("FAILED", None, "a/map")
 
 
 def test_a_look_knows_of_one_that_is_under_way(store: Store, workdir: Path) -> None:
-    location = tracking.prepare(workdir)
+    location = mlflow_store.prepare(workdir)
     model = untrained(configuration(store, split=SplitConfig(seed=3)), store, workdir / "under-way")
     config = configuration(store, split=SplitConfig(seed=3))
-    said = score.protocol(store, splits.divide(store, config.split), "test", config)
-    with ledger.look(location, said, "another", store.uri):
-        found = evaluate.evaluate(str(model), Wanted(split="test", workdir=workdir), device="cpu")
+    said = counting.protocol(store, division.divide(store, config.split), "test", config)
+    with looks.look(location, said, "another", store.uri):
+        found = evaluation.evaluate(str(model), Wanted(split="test", workdir=workdir), device="cpu")
     assert found.looks == 1
 
 
 @pytest.mark.parametrize(("what", "name"), [("/maps", "worst-val-maps"), ("/a/b/c.tif", "worst-val-b-c.tif"),
                                             ("run", "worst-val-run")])
 def test_a_picture_has_the_name_of_what_was_scored(store: Store, tmp_path: Path, what: str, name: str) -> None:
-    ground = evaluate._ground(configuration(store), store, "val")
+    ground = evaluation._ground(configuration(store), store, "val")
     watch = Worst(1, store.ignore)
-    region = score.whole(store, ground.labels, "val")[0]
+    region = counting.whole(store, ground.labels, "val")[0]
     watch(region, region.rows[0], np.zeros(region.shape, np.uint8), np.ones(region.shape, np.uint8))
-    found = evaluate._draw(ground, watch, Wanted(pictures=tmp_path), what, None)
+    found = evaluation._draw(ground, watch, Wanted(pictures=tmp_path), what, None)
     assert found == tmp_path / f"{name}.png"
     assert found.exists()
 
@@ -317,7 +320,7 @@ for turn in range(3):
 """
     writers = [subprocess.Popen([sys.executable, "-c", code, str(workdir), str(number)]) for number in range(3)]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
-    listed = [one for one in ledger.looks(tracking.prepare(workdir).uri) if one.cells == "crowd"]
+    listed = [one for one in looks.looks(mlflow_store.prepare(workdir).uri) if one.cells == "crowd"]
     assert sorted(one.what for one in listed) == [f"{number}-{turn}" for number in range(3) for turn in range(3)]
     assert all(one.miou == 0.5 for one in listed)
 

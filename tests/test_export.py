@@ -15,8 +15,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 import patchstore
 from patchstore import ClassInfo, OutputError, SceneSource, Store, StoreError
-from patchstore.cog import CogHeader, Piece, write_cog
-from patchstore.window import level_shape
+from patchstore.exports.cog import CogHeader, Piece, write_cog
+from patchstore.format.windows import level_shape
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land (bare)", (200, 100, 0)), ClassInfo("road", (90, 90, 90)))
 SHAPE = (700, 1100)

@@ -19,16 +19,17 @@ import patchstore
 import recipes
 from conftest import DATA
 from patchstore import ClassInfo, MaskCoding, SceneSource, Store
-from patchstore.class_raster import span
 from patchstore.errors import SourceError
-from patchstore.grid import Grid
-from patchstore.legends import Header
-from swath import foreign, ingest
+from patchstore.sources.class_raster import span
+from patchstore.sources.grid import Grid
+from patchstore.sources.value_meanings import Header
 from swath.errors import ConfigError, DataError
-from swath.foreign import Maps
-from swath.foreign_files import Finder
-from swath.maps import quicklook, write_map
-from swath.score import NOTHING, Region
+from swath.experiments import ingest
+from swath.maps.geotiff import quicklook, write_map
+from swath.scoring import external_maps
+from swath.scoring.counting import NOTHING, Region
+from swath.scoring.external_files import Finder
+from swath.scoring.external_maps import Maps
 from test_ingest import write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
@@ -152,7 +153,7 @@ def test_regions_of_any_cut_are_those_of_the_whole(tmp_path: Path, scenes: Store
         tuple(sorted(data.draw(st.lists(st.integers(0, length), min_size=2, max_size=2, unique=True))))
         for length in HW)) for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(foreign, "STRIP", strip)
+        patch.setattr(external_maps, "STRIP", strip)
         for there, found in zip(regions, read(maps, regions)):
             np.testing.assert_array_equal(found, whole[there.scene[-1]][slice(*there.rows), slice(*there.cols)])
 

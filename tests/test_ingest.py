@@ -13,7 +13,9 @@ import pytest
 import rasterio
 
 import patchstore
-from patchstore import ClassInfo, MaskCoding, SceneSource, SourceError, StoreError, kv, upkeep
+from patchstore import ClassInfo, MaskCoding, SceneSource, SourceError, StoreError
+from patchstore.format import locations
+from patchstore.upkeep import versions as upkeep
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 BLACK = (0, 0, 0)
@@ -271,13 +273,13 @@ def test_two_writers_of_attributes_lose_nothing(tmp_path: Path) -> None:
 
     def change(found: bytes | None) -> bytes:
         if not seen:  # another is faster
-            kv.Folder(uri).write("note", b"theirs")
+            locations.Folder(uri).write("note", b"theirs")
         seen.append(found)
         return (found or b"") + b" and ours"
 
-    kv.Folder(uri).update("note", change)
+    locations.Folder(uri).update("note", change)
     assert seen == [None, b"theirs"]
-    assert kv.Folder(uri).read(["note"]) == [b"theirs and ours"]
+    assert locations.Folder(uri).read(["note"]) == [b"theirs and ours"]
 
 
 def test_metadata_follows_without_new_pixels(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import rasterio
 import patchstore
 import recipes
 from patchstore import SourceError
-from swath import ingest
 from swath.config import DataConfig
+from swath.experiments import ingest
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 

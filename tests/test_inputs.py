@@ -13,7 +13,7 @@ from rasterio.warp import transform as reproject
 
 import patchstore
 from patchstore import ClassInfo, MaskCoding, SceneReader, SceneSource, SourceError
-from patchstore.conventions import pixel_m2
+from patchstore.format.conventions import pixel_m2
 from test_ingest import write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))

@@ -17,9 +17,10 @@ from rasterio.warp import transform as reproject
 
 import patchstore
 from patchstore import SourceError, Store, StoreError
-from swath import inputs, predict
 from swath.errors import DataError
-from swath.inputs import Input
+from swath.maps import inputs
+from swath.maps.inputs import Input
+from swath.prediction import streaming
 from test_ingest import write
 from test_inputs import CLASSES, CRS, GEO, HW, INDEX, PLACE, at, pixels_of, scene, square, write_polygons
 
@@ -97,8 +98,8 @@ def test_an_input_pickles_and_is_a_reader(store: Store, folder: Path, monkeypatc
         monkeypatch.chdir(folder.parent)
         again = pickle.loads(content)  # noqa: S301
         np.testing.assert_array_equal(again.read([(3, 4, 32)], 32), each.read([(3, 4, 32)], 32))
-        whole = predict.part(again, size=32, scales=(1,), overlap=0.5)
-        rows = predict.blend(whole, lambda images: images[:, 0, :2].float(), classes=2, batch=4)
+        whole = streaming.part(again, size=32, scales=(1,), overlap=0.5)
+        rows = streaming.blend(whole, lambda images: images[:, 0, :2].float(), classes=2, batch=4)
         assert sum(scores.shape[1] for _, scores in rows) == each.shape[0]
         assert again.fingerprint == each.fingerprint
 

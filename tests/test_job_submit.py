@@ -20,10 +20,12 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 import recipes
 from conftest import ROOT
 from patchstore import Store
-from swath import cli, patches, tracking
+from swath import cli
 from swath import config as configuration
-from swath import split as splits
 from swath.errors import ConfigError
+from swath.patches import planning
+from swath.splits import division
+from swath.tracking import mlflow_store
 from test_jobs import TINY
 from test_search_job import TINY as SEARCH
 from test_search_job import runs, statuses
@@ -101,7 +103,7 @@ def epoch_megapixels(store: Store) -> float:
     """An epoch of the searched recipe at its patch size."""
     config = recipes.synthetic()
     config = replace(config, patches=replace(config.patches, size=64))
-    return patches.plan(store, config, "train", labels=splits.divide(store, config.split)).megapixels
+    return planning.plan(store, config, "train", labels=division.divide(store, config.split)).megapixels
 
 
 @pytest.mark.slow
@@ -119,9 +121,9 @@ def test_a_submitted_search_is_found_from_elsewhere(head: Head, store: Store, st
     assert (config.data.store, config.cluster.address) == (store_uri, "")  # good for another cluster too
 
     monkeypatch.chdir("/")
-    uri = tracking.prepare(tmp_path).uri
-    assert tracking.find(uri, told["search"]).tags["swath.best"] == told["best"]["run_id"]
-    best = tracking.find(uri, told["best"]["run_id"])
+    uri = mlflow_store.prepare(tmp_path).uri
+    assert mlflow_store.find(uri, told["search"]).tags["swath.best"] == told["best"]["run_id"]
+    best = mlflow_store.find(uri, told["best"]["run_id"])
     assert best.metrics["val/miou"] == pytest.approx(told["best"]["val_miou"])
     assert Path(best.tags["swath.checkpoint"]).is_dir()
     found = runs(tmp_path)
@@ -154,7 +156,7 @@ def test_a_stopped_job_leaves_no_process_and_a_killed_run(head: Head, store_uri:
     assert head.ray("job", "stop", "--address", head.url, "stopped").returncode == 0
     assert head.details("stopped").status == "STOPPED"
     assert not processes()
-    assert tracking.find(tracking.prepare(tmp_path).uri, saved[0].parent.name).status == "KILLED"
+    assert mlflow_store.find(mlflow_store.prepare(tmp_path).uri, saved[0].parent.name).status == "KILLED"
 
 
 @pytest.mark.parametrize(("command", "field"), [

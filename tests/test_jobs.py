@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import torch
 
-from patchstore import testing
+from patchstore.testing import scenes
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 TINY = ("--model.arch", "linknet", "--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.15,
@@ -50,10 +50,10 @@ def test_the_score_is_recomputed_from_the_written_maps(job_here: Job, trained: d
     result = last_json(job_here("evaluate", trained["run_id"], "--split", "test", "--workdir", workdir, "--json"))
     import patchstore
     import recipes
-    from swath import split as splits
+    from swath.splits import division
 
-    split = splits.divide(patchstore.open(store_uri), recipes.synthetic().split)
-    K = len(testing.CLASSES)
+    split = division.divide(patchstore.open(store_uri), recipes.synthetic().split)
+    K = len(scenes.CLASSES)
     counts = np.zeros((K, K), np.int64)
     for scene, _ in split.scenes("test"):
         source = dataset / "images" / f"{scene}.tif"
@@ -64,7 +64,7 @@ def test_the_score_is_recomputed_from_the_written_maps(job_here: Job, trained: d
             labels, predicted = mask.read(1), map_.read(1)
             assert map_.crs == image.crs
             assert map_.transform == image.transform
-            assert map_.colormap(1)[0][:3] == tuple(bytes.fromhex(testing.CLASSES[0].split("#")[1]))
+            assert map_.colormap(1)[0][:3] == tuple(bytes.fromhex(scenes.CLASSES[0].split("#")[1]))
         np.add.at(counts, (labels.ravel(), predicted.ravel()), 1)
         assert Path(written["quicklook"]).stat().st_size > 0
     assert counts.tolist() == result["confusion"]
@@ -77,15 +77,15 @@ def test_the_score_is_recomputed_from_the_written_maps(job_here: Job, trained: d
 def test_training_reports_what_the_interface_names(trained: dict) -> None:  # type: ignore[type-arg]
     assert trained.keys() >= {"run_id", "checkpoint", "val_miou", "val_iou", "megapixels", "seconds"}
     assert 0 <= trained["val_miou"] <= 1
-    assert set(trained["val_iou"]) == {c.split("=")[0] for c in testing.CLASSES}
+    assert set(trained["val_iou"]) == {c.split("=")[0] for c in scenes.CLASSES}
 
 
 def test_the_run_is_recorded_in_full(trained: dict, workdir: Path) -> None:  # type: ignore[type-arg]
     from swath import config as configuration
-    from swath import tracking
+    from swath.tracking import mlflow_store
 
-    uri = tracking.prepare(workdir).uri
-    record = tracking.find(uri, trained["run_id"])
+    uri = mlflow_store.prepare(workdir).uri
+    record = mlflow_store.find(uri, trained["run_id"])
     assert record.status == "FINISHED"
     assert record.params["patches.size"] == "64"
     assert record.metrics["val/miou"] == pytest.approx(trained["val_miou"])
@@ -93,7 +93,7 @@ def test_the_run_is_recorded_in_full(trained: dict, workdir: Path) -> None:  # t
             "speed/megapixels_per_s", "model/parameters", "model/gmacs_per_megapixel", "device_seconds",
             "peak_memory_mb"} <= record.metrics.keys()
     assert {"swath.protocol", "swath.certificate", "swath.fingerprint", "swath.checkpoint"} <= record.tags.keys()
-    assert len(tracking.metric_history(uri, trained["run_id"], "val_part/miou")) == 2
+    assert len(mlflow_store.metric_history(uri, trained["run_id"], "val_part/miou")) == 2
     artifacts = next((workdir / "artifacts").rglob("config.json")).parent
     names = {p.name for p in artifacts.iterdir()}
     assert {"config.json", "curves.png", "confusion.png", "predictions.png"} <= names
@@ -163,7 +163,7 @@ def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: 
 def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job_here: Job, dataset: Path, tmp_path: Path
                                                                        ) -> None:
     import patchstore
-    from swath.ray_cluster import connected
+    from swath.distributed.connection import connected
 
     source, uri = copy_of(dataset, tmp_path), tmp_path / "s.zarr"
     mask = sorted((source / "masks").iterdir())[0]

@@ -15,7 +15,7 @@ import pytest
 import rasterio
 
 import patchstore
-from patchstore.audit import SceneAudit, audit_scene
+from patchstore.upkeep.audit import SceneAudit, audit_scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")]
 SHAPE = (1000, 900)

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 import patchstore
 from patchstore import ReadError, Store
-from swath import patches, ring
-from swath.augment import Augment
 from swath.config import AugmentConfig, Config, PatchesConfig, SplitConfig
 from swath.errors import LoaderError
-from swath.loader import Batch, Loader
-from swath.reader import read, seed_of
+from swath.loading import ring
+from swath.loading.augment import Augment
+from swath.loading.loader import Batch, Loader
+from swath.loading.reader import read, seed_of
+from swath.patches import planning
 
 SIZE = 64
 
@@ -30,7 +31,7 @@ SIZE = 64
 @pytest.fixture
 def make(store: Store) -> Callable[..., Loader]:
     """Makes a loader of the store's train patches: make(readers=2, …)."""
-    plan = patches.plan(store, Config(patches=PatchesConfig(size=SIZE)), "train")
+    plan = planning.plan(store, Config(patches=PatchesConfig(size=SIZE)), "train")
 
     def make(**changes: object) -> Loader:
         settings = {"store": store, "plan": plan, "batch": 24, "seed": 3, "rank": 0, "world_size": 1, "augment": None,
@@ -43,7 +44,7 @@ def make(store: Store) -> Callable[..., Loader]:
 def readers_of(process: int) -> list[psutil.Process]:
     """The reader processes that a process has."""
     return [child for child in psutil.Process(process).children(recursive=True)
-            if any("swath.reader" in part for part in child.cmdline())]
+            if any("swath.loading.reader" in part for part in child.cmdline())]
 
 
 def ended(processes: list[psutil.Process], within_s: float = 10.0) -> bool:
@@ -83,7 +84,7 @@ def test_a_batch_has_the_stores_pixels_and_costs_are_counted(make: Callable[...,
 
 def test_foreign_labels_are_ignored_before_patches_are_varied(store: Store) -> None:
     config = Config(patches=PatchesConfig(size=96, foreign="ignore"), split=SplitConfig(by="block", block=128))
-    plan = patches.plan(store, config, "train")
+    plan = planning.plan(store, config, "train")
     loader = Loader(store=store, plan=plan, batch=len(plan), seed=0, rank=0, world_size=1, readers=2, augment=Augment(
         AugmentConfig(pipeline="flips"), size=96, bands=store.bands, dtype=store.dtype))
     batch = next(batches := loader.batches(0, 1))
@@ -118,7 +119,7 @@ def test_no_more_readers_than_patches(make: Callable[..., Loader]) -> None:
 def test_damage_is_named_whoever_reads_it(store_uri: str, tmp_path: Path, readers: int) -> None:
     uri = shutil.copytree(store_uri, tmp_path / "damaged.zarr")
     store = patchstore.open(uri)
-    plan = patches.plan(store, Config(patches=PatchesConfig(size=SIZE)), "train")
+    plan = planning.plan(store, Config(patches=PatchesConfig(size=SIZE)), "train")
     scene = store.scenes[plan.scenes[0]]
     shutil.rmtree(uri / scene.name / scene.version / "0" / "image" / "c")
     loader = Loader(store=store, plan=plan, batch=24, seed=0, rank=0, world_size=1, augment=None, readers=readers)
@@ -223,7 +224,8 @@ def test_readers_end_with_their_loader_whatever_ends_it(store_uri: str, end: str
             assert ended(readers)
             assert errors.count("Traceback") == (1 if end == "SIGINT" else 0)
     time.sleep(0.1)
-    assert not [p for p in psutil.process_iter(["cmdline"]) if "swath.reader" in " ".join(p.info["cmdline"] or [])
+    assert not [p for p in psutil.process_iter(["cmdline"])
+                if "swath.loading.reader" in " ".join(p.info["cmdline"] or [])
                 and p.ppid() in (1, process.pid)]
 
 

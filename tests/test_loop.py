@@ -12,8 +12,6 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath import checkpoint, inference, loop, metrics, models, score
-from swath import split as splits
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -25,11 +23,15 @@ from swath.config import (
     SplitConfig,
     TrainConfig,
 )
-from swath.context import LocalContext
 from swath.errors import CheckpointError, DataError, TrainingError
+from swath.models import checkpoint, inference, network
 from swath.say import Metrics
-from swath.schedule import ema_decay
-from swath.state import State
+from swath.scoring import counting, metrics
+from swath.splits import division
+from swath.training import loop
+from swath.training.context import LocalContext
+from swath.training.schedule import ema_decay
+from swath.training.state import State
 
 CPU = torch.device("cpu")
 TINY = Config(
@@ -73,23 +75,23 @@ def test_a_run_reports_by_megapixels_and_ends_with_the_whole_score(finished: loo
 def test_the_score_is_that_of_the_saved_network(finished: loop.Run, store: Store) -> None:
     assert finished.checkpoint is not None
     net = checkpoint.load(finished.checkpoint).network(CPU)
-    split = splits.divide(store, TINY.split)
-    source = score.network_source(store, inference.network_forward(net), TINY, CPU)
-    result = score.evaluate(store, split, "val", source, TINY)
+    split = division.divide(store, TINY.split)
+    source = counting.network_source(store, inference.network_forward(net), TINY, CPU)
+    result = counting.evaluate(store, split, "val", source, TINY)
     np.testing.assert_array_equal(result.counts.array, finished.counts_RKQ)
     assert result.miou == finished.metrics["val/miou"]
-    assert result.pixels == splits.class_pixels(store, split, "val").sum()
+    assert result.pixels == division.class_pixels(store, split, "val").sum()
 
 
 def test_the_sample_of_everything_is_the_whole_score(finished: loop.Run, store: Store) -> None:
     assert finished.checkpoint is not None
     forward = inference.network_forward(checkpoint.load(finished.checkpoint).network(CPU))
     everything = replace(TINY, score=replace(TINY.score, part=1e6))
-    split = splits.divide(store, TINY.split)
-    sample = score.sample(store, split, "val", everything)
-    source = score.network_source(store, forward, TINY, CPU)
-    counts = score.count(store, split, "val", sample.regions, source)
-    whole = score.evaluate(store, split, "val", source, TINY)
+    split = division.divide(store, TINY.split)
+    sample = counting.sample(store, split, "val", everything)
+    source = counting.network_source(store, forward, TINY, CPU)
+    counts = counting.count(store, split, "val", sample.regions, source)
+    whole = counting.evaluate(store, split, "val", source, TINY)
     part = metrics.part_score(metrics.Counts(counts).scored("wrong"), np.array([r.stratum for r in sample.regions]),
                               sample.population_h, whole.present_K)
     np.testing.assert_array_equal(metrics.Counts(counts).sum().confusion, whole.confusion)
@@ -163,7 +165,7 @@ def test_cutting_the_batch_does_not_change_the_losses(finished: loop.Run, store:
 
 
 def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Store, tmp_path: Path) -> None:
-    from swath import evaluate  # here: the last test sees that the rest of this module needs no MLflow
+    from swath.experiments import evaluation  # here: the last test sees that the rest of this module needs no MLflow
 
     assert finished.checkpoint is not None
     saved = checkpoint.load(finished.checkpoint)
@@ -172,7 +174,7 @@ def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Sto
     redrawn = replace(saved.config, split=SplitConfig(val=(others[0],), test=(trained,)))
     checkpoint.save(tmp_path, saved.state, redrawn, saved.card)
     with pytest.raises(DataError, match="the model was trained on it"):
-        evaluate.evaluate(str(tmp_path), evaluate.Wanted(split="test", workdir=tmp_path), device="cpu")
+        evaluation.evaluate(str(tmp_path), evaluation.Wanted(split="test", workdir=tmp_path), device="cpu")
 
 
 def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:
@@ -248,14 +250,14 @@ class Scarce(LocalContext):
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.said: list[str] = []
         super().__init__(folder, CPU, note=self.said.append)
-        forward = models.Net.forward
+        forward = network.Net.forward
 
-        def short(net: models.Net, images_NSBHW: torch.Tensor) -> torch.Tensor:
+        def short(net: network.Net, images_NSBHW: torch.Tensor) -> torch.Tensor:
             if net.training and len(images_NSBHW) > room:
                 raise torch.OutOfMemoryError("no room")
             return forward(net, images_NSBHW)
 
-        monkeypatch.setattr(models.Net, "forward", short)
+        monkeypatch.setattr(network.Net, "forward", short)
 
 
 def test_running_out_of_memory_changes_no_loss(finished: loop.Run, store: Store, tmp_path: Path,
@@ -285,7 +287,7 @@ def test_a_device_that_holds_no_patch_ends_the_run(store: Store, tmp_path: Path,
 
 def with_weights(model: ModelConfig, folder: Path) -> ModelConfig:
     """The model with its encoder's weights from a file that is made here."""
-    net = models.build(model, bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3))
+    net = network.build(model, bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3))
     torch.save(net.encoder.state_dict(), folder / "encoder.pt")
     return replace(model, weights=str(folder / "encoder.pt"))
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from swath.config import LossConfig, LossName
 from swath.errors import ConfigError
-from swath.losses import Loss, class_weights
+from swath.training.losses import Loss, class_weights
 
 K, IGNORE = 4, 255
 NONE = {"cross_entropy": 0.0}

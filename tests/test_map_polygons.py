@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from rasterio.features import rasterize
 
 from swath.errors import DataError
-from swath.maps import write_map
-from swath.polygons import write_polygons
+from swath.maps.geotiff import write_map
+from swath.maps.polygons import write_polygons
 
 NAMES = ("water", "land (unpaved area)", "road")
 COLOURS = ((0, 120, 200), (130, 90, 60), (200, 200, 200))

@@ -25,11 +25,13 @@ from shapely.geometry import box
 
 from conftest import ROOT
 from patchstore import PatchstoreError, RasterFile, Store
-from swath import apply, bands, checkpoint, inference, models, predict
-from swath.apply import Request
-from swath.checkpoint import Card
 from swath.config import Config, LossConfig, ModelConfig, PatchesConfig
 from swath.errors import ConfigError, DataError
+from swath.maps import apply, bands
+from swath.maps.apply import Request
+from swath.models import checkpoint, inference, network
+from swath.models.checkpoint import Card
+from swath.prediction import streaming
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 AFFINE = rasterio.Affine(2, 0, 500_000, 0, -2, 4_000_000)
@@ -42,7 +44,7 @@ def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None,
     torch.manual_seed(0)
     config = Config(patches=patches, model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"),
                     loss=loss or LossConfig())
-    net = models.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
+    net = network.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
     card = Card(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),
                 colours=tuple((50 * k, 255 - 50 * k, 0) for k in range(5)), ignore=255)
     checkpoint.save(folder, {"net": net.state_dict()}, config, card)
@@ -93,8 +95,8 @@ def expected_scores(model: Path, scene: Path) -> np.ndarray:
     trained = checkpoint.load(model)
     forward = inference.network_forward(trained.network(torch.device("cpu")))
     reader = RasterFile(scene)
-    of = predict.part(reader, size=64, scales=(1, 2), overlap=0.5)
-    rows = predict.blend(of, forward, classes=5, batch=predict.batch_size(64))
+    of = streaming.part(reader, size=64, scales=(1, 2), overlap=0.5)
+    rows = streaming.blend(of, forward, classes=5, batch=streaming.batch_size(64))
     return np.concatenate([scores.numpy() for _, scores in rows], axis=1)
 
 
@@ -131,9 +133,9 @@ def test_probabilities_of_one_vs_rest_stand_each_for_itself(scene: Path, tmp_pat
     model = make_model(tmp_path / "model", PatchesConfig(size=64), loss=LossConfig(target="one_vs_rest"))
     one, = apply.predict(request(model, scene, tmp_path / "map.tif", probabilities=True)).maps
     trained = checkpoint.load(model)
-    of = predict.part(RasterFile(scene), size=64, scales=(1,), overlap=0.5)
-    rows = predict.blend(of, inference.network_forward(trained.network(torch.device("cpu"))), classes=5,
-                         batch=predict.batch_size(64))
+    of = streaming.part(RasterFile(scene), size=64, scales=(1,), overlap=0.5)
+    rows = streaming.blend(of, inference.network_forward(trained.network(torch.device("cpu"))), classes=5,
+                         batch=streaming.batch_size(64))
     expected = torch.cat([scores for _, scores in rows], dim=1).sigmoid().numpy()
     with rasterio.open(one.others["probabilities"]) as raster:
         found = np.ma.masked_equal(raster.read(), 255) / 254
@@ -155,7 +157,7 @@ def test_a_store_s_scene_has_the_map_of_its_file(store: Store, dataset: Path, tm
 
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "ROWS", 64)
-    monkeypatch.setattr("swath.mapping.ROWS", 64)
+    monkeypatch.setattr("swath.maps.predict_bands.ROWS", 64)
 
 
 def test_a_job_that_was_ended_goes_on(model: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

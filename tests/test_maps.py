@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
-from patchstore.cog import check_room, room_needed
 from patchstore.errors import OutputError
+from patchstore.exports.cog import check_room, room_needed
 from swath.errors import DataError
-from swath.maps import quicklook, round_length, write_map, write_shares
+from swath.maps.geotiff import quicklook, round_length, write_map, write_shares
 
 NAMES = ("water", "land (unpaved area)", "road")
 COLOURS = ((0, 120, 200), (130, 90, 60), (200, 200, 200))

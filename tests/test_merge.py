@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import patchstore
 import recipes
 from patchstore import ClassInfo, Scene, Store, StoreError
-from patchstore.merge import merge
-from swath import evaluate, experiment, loop
+from patchstore.store.merge import merge
 from swath.config import ClusterConfig, PatchesConfig
-from swath.context import LocalContext
+from swath.experiments import evaluation, experiment
+from swath.training import loop
+from swath.training.context import LocalContext
 
 CLASSES = tuple(ClassInfo(name, (10 * i, 0, 0))
                 for i, name in enumerate(("field", "building", "wood", "sea+lake", "road")))
@@ -136,5 +137,6 @@ def test_a_run_trains_on_merged_classes_and_is_scored_on_them(store_uri: str, tm
         patches=PatchesConfig(size=64), train=replace(config.train, megapixels=0.1, report_every=0.1),
         model=replace(config.model, encoder="tu-mobilenetv3_small_050"), cluster=ClusterConfig(device="cpu", readers=0))
     run = loop.fit(config, experiment.open_store(config), LocalContext(tmp_path, torch.device("cpu")))
-    score = evaluate.evaluate(str(run.checkpoint), evaluate.Wanted(split="test", workdir=tmp_path), device="cpu").score
+    wanted = evaluation.Wanted(split="test", workdir=tmp_path)
+    score = evaluation.evaluate(str(run.checkpoint), wanted, device="cpu").score
     assert score.iou.keys() == {"field", "built", "woodland"}

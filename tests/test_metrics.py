@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from swath import metrics
+from swath.scoring import metrics
 
 K, IGNORE = 5, 255
 

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchstore import Store
-from swath import experiment, models
-from swath import split as splits
 from swath.config import AugmentConfig, ClusterConfig, Config, ModelConfig, PatchesConfig, TrainConfig
 from swath.errors import ConfigError, TrainingError
-from swath.micro_batch import MicroBatch, fits
+from swath.experiments import experiment
+from swath.models import network
+from swath.splits import division
+from swath.training.micro_batch import MicroBatch, fits
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 3))
@@ -73,8 +74,8 @@ def test_other_errors_are_no_lack_of_memory() -> None:
     ("unet", "batch", 1), ("deeplabv3plus", "batch", 2), ("deeplabv3plus", "group", 1), ("pspnet", "batch", 1)])
 def test_the_least_batch_is_what_training_takes(arch: str, norm: str, least: int) -> None:
     config = ModelConfig(arch=arch, encoder="resnet18", norm=norm)  # type: ignore[arg-type]
-    assert models.least_batch(config, 64) == least
-    net = models.build(config, bands=3, classes=2, mean_B=[0, 0, 0], std_B=[1, 1, 1]).train()
+    assert network.least_batch(config, 64) == least
+    net = network.build(config, bands=3, classes=2, mean_B=[0, 0, 0], std_B=[1, 1, 1]).train()
     net(torch.zeros(least, 1, 3, 64, 64))
     if least > 1:
         with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -86,4 +87,4 @@ def test_a_share_that_is_too_small_is_refused_before_anything_is_built(store: St
                     augment=AugmentConfig(pipeline="none"), train=TrainConfig(batch=4),
                     cluster=ClusterConfig(workers=4))
     with pytest.raises(ConfigError, match=r"train\.batch: 1 for each worker, but this network is not trained on fewer"):
-        experiment.check_parts(config, store, splits.divide(store, config.split))
+        experiment.check_parts(config, store, division.divide(store, config.split))

@@ -10,9 +10,9 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
-from swath import models, norms
 from swath.config import ModelConfig
 from swath.errors import ConfigError
+from swath.models import network, norms
 
 PAIRS = [("unet", "resnet18"), ("fpn", "mobilenet_v2"), ("deeplabv3plus", "resnet18"),
          ("unet", "tu-mobilenetv3_small_050")]
@@ -22,7 +22,7 @@ SMALL = ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050")
 def build(config, bands=3, classes=5, seed=0, **settings):
     torch.manual_seed(seed)
     statistics = {"mean_B": np.full(bands, 100.0), "std_B": np.full(bands, 50.0), **settings}
-    return models.build(config, bands=bands, classes=classes, **statistics)
+    return network.build(config, bands=bands, classes=classes, **statistics)
 
 
 def pixels(*shape, seed=0):
@@ -54,7 +54,7 @@ def test_padding_reflects_and_needs_none_where_sides_fit():
             self.seen = x_NBHW
             return x_NBHW
 
-    net = models.Net(Double(), np.array([2.0]), np.array([4.0]), stride=16)
+    net = network.Net(Double(), np.array([2.0]), np.array([4.0]), stride=16)
     row = torch.arange(33).reshape(1, 1, 1, 1, 33)
     assert torch.equal(net(row)[0, 0], (row[0, 0, 0] - 2) / 4)
     assert net.net.seen.shape == (1, 1, 32, 48)
@@ -203,15 +203,15 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path, monkeyp
     ("weights", "absent.pt", "absent.pt is no file")])
 def test_names_that_do_not_exist(field, value, names):
     with pytest.raises(ConfigError, match=names):
-        models.check(replace(ModelConfig(), **{field: value}))
+        network.check(replace(ModelConfig(), **{field: value}))
 
 
 def test_names_that_exist():
     for encoder in ("resnet18", "tu-resnet18", "tu-resnet18.a1_in1k", "mit_b0"):
-        models.check(ModelConfig(encoder=encoder, weights="imagenet"))
+        network.check(ModelConfig(encoder=encoder, weights="imagenet"))
     for encoder in ("resnext101_32x48d", "tu-resnet18.no_such_tag"):
         with pytest.raises(ConfigError, match=f"{encoder} has no imagenet weights"):
-            models.check(ModelConfig(encoder=encoder, weights="imagenet"))
+            network.check(ModelConfig(encoder=encoder, weights="imagenet"))
 
 
 @pytest.mark.parametrize(("arch", "encoder", "reason"), [
@@ -273,19 +273,19 @@ def test_cost_counts_multiply_adds():
     for hook in hooks:
         hook.remove()
     net.train()
-    cost = models.cost(net, 64, 3)
+    cost = network.cost(net, 64, 3)
     assert net.training
     assert all(m.training for m in net.modules())
     assert cost.parameters == sum(p.numel() for p in net.parameters())
     assert cost.gmacs_per_mpx == pytest.approx(sum(macs) / 1e9 / (64**2 / 1e6))
-    assert models.cost(net.eval(), 128, 3).gmacs_per_mpx == pytest.approx(cost.gmacs_per_mpx)
+    assert network.cost(net.eval(), 128, 3).gmacs_per_mpx == pytest.approx(cost.gmacs_per_mpx)
     assert not net.training
 
 
 def test_a_size_that_a_network_cannot_take_is_named():
     net = build(ModelConfig(arch="pan", encoder="resnet18"))
     with pytest.raises(ConfigError, match=r"patches\.size: the network takes no patches of 64 pixels"):
-        models.cost(net, 64, 3)
+        network.cost(net, 64, 3)
     assert net.training
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swath.errors import DataError
-from swath.maps import inspect_map, quicklook, write_map
-from swath.mosaic import write_vrt
-from swath.polygons import write_polygons
+from swath.maps.geotiff import inspect_map, quicklook, write_map
+from swath.maps.mosaic import write_vrt
+from swath.maps.polygons import write_polygons
 
 NAMES = ("water & sea", "<land>", "road")
 COLOURS = ((0, 120, 200), (130, 90, 60), (200, 200, 200))

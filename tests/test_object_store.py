@@ -24,8 +24,10 @@ import pytest
 import tensorstore
 
 import patchstore
-from patchstore import ReadError, SceneSource, StoreError, Window, audit, kv, upkeep
+from patchstore import ReadError, SceneSource, StoreError, Window
+from patchstore.format import locations
 from patchstore.testing import make_dataset
+from patchstore.upkeep import audit, versions
 
 CLASSES = tuple(patchstore.ClassInfo(name, (i, i, i)) for i, name in enumerate("abcde"))
 SIDE = 300
@@ -182,9 +184,9 @@ def test_superseded_versions_and_scenes_are_removed(copy: str, tmp_path: Path) -
     make_dataset(tmp_path, scenes=1, size=SIDE, seed=3)
     old = f"g0_s0/{patchstore.open(copy).scenes['g0_s0'].version}"
     patchstore.ingest_scene(copy, patchstore.find_folder(tmp_path).scenes[0])
-    assert old in upkeep.collect(copy)
+    assert old in versions.collect(copy)
     assert not [key for key in objects("copy.zarr") if key.startswith(old)]
-    upkeep.remove(copy, ["g1_s0"])
+    versions.remove(copy, ["g1_s0"])
     assert {key.split("/")[0] for key in objects("copy.zarr")} == {"g0_s0", "zarr.json"}
     assert list(patchstore.open(copy).scenes) == ["g0_s0"]
 
@@ -198,16 +200,16 @@ def test_a_changed_scene_gets_another_version(copy: str, sources: list[SceneSour
     assert after.scenes["g0_s0"].superseded == (before.scenes["g0_s0"].version,)
     assert after.scenes["g1_s0"] == before.scenes["g1_s0"]
     assert (after.region(*whole) != before.region(*whole)).any()  # what was open still reads what it opened
-    kv.Folder(copy).remove(f"g0_s0/{before.scenes['g0_s0'].version}")
+    locations.Folder(copy).remove(f"g0_s0/{before.scenes['g0_s0'].version}")
     assert not [key for key in objects("copy.zarr") if before.scenes["g0_s0"].version in key.split("/")]
 
 
 def test_names_of_any_characters(endpoint: str) -> None:
-    folder = kv.Folder("s3://scenes/odd #?%41.zarr")
+    folder = locations.Folder("s3://scenes/odd #?%41.zarr")
     folder.write_all({"a&b 'c' <ü>/zarr.json": b"1", "plain/zarr.json": b"2"})
     assert folder.children() == ["a&b 'c' <ü>", "plain"]
     assert folder.keys("a&b 'c' <ü>") == ["a&b 'c' <ü>/zarr.json"]
-    assert kv.Folder("s3://scenes/odd ").children() == []
+    assert locations.Folder("s3://scenes/odd ").children() == []
 
 
 def test_a_bucket_that_is_not_there(endpoint: str) -> None:
@@ -353,10 +355,10 @@ def test_a_batch_is_two_round_trips(remote: str, endpoint: str, monkeypatch: pyt
 
 
 def test_addresses_of_google_cloud() -> None:
-    assert kv.normal("gs://bucket/a/s.zarr/") == "gs://bucket/a/s.zarr"
-    spec = tensorstore.KvStore.Spec(kv.folder("gs://bucket/a/s.zarr", "scene"))
+    assert locations.normal("gs://bucket/a/s.zarr/") == "gs://bucket/a/s.zarr"
+    spec = tensorstore.KvStore.Spec(locations.folder("gs://bucket/a/s.zarr", "scene"))
     assert spec.url == "gs://bucket/a/s.zarr/scene/"
-    tensorstore.KvStore.open(spec, context=kv.context()).result()
+    tensorstore.KvStore.open(spec, context=locations.context()).result()
 
 
 def arguments(sources: list[SceneSource], store: str) -> tuple[object, ...]:
@@ -366,7 +368,8 @@ def arguments(sources: list[SceneSource], store: str) -> tuple[object, ...]:
 
 def test_the_job_ingests(endpoint: str, sources: list[SceneSource], job_here: Any, monkeypatch: pytest.MonkeyPatch
                          ) -> None:
-    from swath import ingest, ray_ingest
+    from swath.distributed import ingest as ray_ingest
+    from swath.experiments import ingest
 
     monkeypatch.setattr(ray_ingest, "spread", lambda tasks, address: ingest.one_by_one(tasks))
     done = job_here("ingest", *arguments(sources, "s3://scenes/job.zarr"))

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from swath import order
-from swath.patches import PatchPlan
+from swath.patches import ordering
+from swath.patches.planning import PatchPlan
 
 WORKERS = (1, 2, 3, 4, 6, 8)
 
@@ -53,10 +53,10 @@ def planned(patches_4P: NDArray[np.int32], size: int, scales: tuple[float, ...] 
 @given(count=st.integers(1, 50), batch=st.integers(1, 24), seed=st.integers(0, 9))
 def test_every_patch_is_drawn_once_an_epoch(count: int, batch: int, seed: int) -> None:
     plan = plan_of(count)
-    stream = np.concatenate([order.batch(plan, seed, 0, k, batch) for k in range(-(-3 * count // batch))])
+    stream = np.concatenate([ordering.batch(plan, seed, 0, k, batch) for k in range(-(-3 * count // batch))])
     for epoch in range(3):
         assert sorted(stream[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
-        assert sorted(order.sequence(plan, seed, epoch, batch).tolist()) == list(range(count))
+        assert sorted(ordering.sequence(plan, seed, epoch, batch).tolist()) == list(range(count))
 
 
 @settings(deadline=None, max_examples=20)
@@ -65,7 +65,7 @@ def test_every_patch_is_drawn_once_an_epoch(count: int, batch: int, seed: int) -
 def test_every_window_of_scenes_is_drawn_once_an_epoch(size: int, stride: int, seed: int, scales: tuple[float, ...],
                                                        batch: int) -> None:
     plan = grid_plan(size=size, stride=stride, side=1500, scenes=2, scales=scales)
-    stream = np.concatenate([order.batch(plan, seed, 0, k, batch) for k in range(-(-2 * len(plan) // batch))])
+    stream = np.concatenate([ordering.batch(plan, seed, 0, k, batch) for k in range(-(-2 * len(plan) // batch))])
     for epoch in range(2):
         assert sorted(stream[epoch * len(plan):][:len(plan)].tolist()) == list(range(len(plan)))
 
@@ -79,18 +79,18 @@ def test_batches_do_not_depend_on_the_workers_nor_on_where_a_run_resumes(start: 
     def run(first: int, last: int, world_size: int) -> list[int]:
         fresh = replace(plan)  # as in another process: nothing is kept for it
         return [i for k in range(first, last) for rank in range(world_size)
-                for i in order.share(order.batch(fresh, 5, 0, k, 24), rank, world_size).tolist()]
+                for i in ordering.share(ordering.batch(fresh, 5, 0, k, 24), rank, world_size).tolist()]
 
-    undisturbed = np.concatenate([order.batch(plan, 5, 0, k, 24) for k in range(start + 6)]).tolist()
+    undisturbed = np.concatenate([ordering.batch(plan, 5, 0, k, 24) for k in range(start + 6)]).tolist()
     assert run(start, start + 3, workers) + run(start + 3, start + 6, resumed) == undisturbed[start * 24:]
 
 
 def test_epochs_and_seeds_differ() -> None:
     plan = grid_plan(side=2048)
-    first = order.sequence(plan, 0, 0, 16)
-    assert (first != order.sequence(plan, 0, 1, 16)).any()
-    assert (first != order.sequence(plan, 1, 0, 16)).any()
-    np.testing.assert_array_equal(first, order.sequence(plan, 0, 0, 16))
+    first = ordering.sequence(plan, 0, 0, 16)
+    assert (first != ordering.sequence(plan, 0, 1, 16)).any()
+    assert (first != ordering.sequence(plan, 1, 0, 16)).any()
+    np.testing.assert_array_equal(first, ordering.sequence(plan, 0, 0, 16))
 
 
 @settings(deadline=None, max_examples=30)
@@ -98,7 +98,7 @@ def test_epochs_and_seeds_differ() -> None:
        seed=st.integers(0, 99))
 def test_each_patch_is_drawn_as_often_as_its_weight_says(weights: list[float], seed: int) -> None:
     plan = plan_of(len(weights), np.array(weights))
-    drawn = np.bincount(order.sequence(plan, seed, 0, 4), minlength=len(weights))
+    drawn = np.bincount(ordering.sequence(plan, seed, 0, 4), minlength=len(weights))
     expected = np.array(weights) / sum(weights) * len(weights)
     assert drawn.sum() == len(weights)
     assert (drawn >= np.floor(expected - 1e-6)).all()
@@ -107,7 +107,7 @@ def test_each_patch_is_drawn_as_often_as_its_weight_says(weights: list[float], s
 
 def test_draws_by_weight_are_unbiased() -> None:
     plan = plan_of(5, np.array([0.0, 0.3, 1, 1.2, 2.5]))
-    drawn = np.bincount(np.concatenate([order.sequence(plan, 0, e, 2) for e in range(2000)]), minlength=5)
+    drawn = np.bincount(np.concatenate([ordering.sequence(plan, 0, e, 2) for e in range(2000)]), minlength=5)
     np.testing.assert_allclose(drawn / drawn.sum(), [0, 0.06, 0.2, 0.24, 0.5], atol=0.01)
 
 
@@ -116,10 +116,10 @@ def test_draws_by_weight_are_unbiased() -> None:
 def test_a_lane_stays_on_its_walk(size: int, stride: int, scales: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
                                   ) -> None:
     """With one walk to a round, lanes leave their squares no more often than there are walks, and two each."""
-    monkeypatch.setattr(order, "ROUND_BYTES", 0)
+    monkeypatch.setattr(ordering, "ROUND_BYTES", 0)
     batch, plan = 24, grid_plan(size=size, stride=stride, scales=scales, side=6000)
-    squares = order._squares(plan, order.reach(plan, batch))
-    lanes_TL = np.stack([order.batch(plan, 0, 0, k, batch) for k in range(len(plan) // batch)])
+    squares = ordering._squares(plan, ordering.reach(plan, batch))
+    lanes_TL = np.stack([ordering.batch(plan, 0, 0, k, batch) for k in range(len(plan) // batch)])
     changes = (np.diff(squares.square_P[lanes_TL], axis=0) != 0).sum()
     assert changes <= squares.walks_W.sum() + 2 * batch
     level_P = plan.level_SC[plan.scene_P, plan.scale_P]
@@ -137,11 +137,11 @@ def test_few_chunks_are_decoded_twice(size: int, stride: int, scales: tuple[floa
                                       ) -> None:
     """Bytes of chunks that a rank misses in a cache of `cache_bytes`, over bytes of its windows."""
     batch, plan = 24, grid_plan(size=size, stride=stride, scales=scales, side=8192)
-    room = order.cache_bytes(plan, batch, workers) // (plan.chunk**2 * plan.pixel_bytes)
+    room = ordering.cache_bytes(plan, batch, workers) // (plan.chunk**2 * plan.pixel_bytes)
     cache: OrderedDict[tuple[int, ...], None] = OrderedDict()
     missed = wanted = 0.0
     for k in range(min(len(plan), 8000) // batch):
-        for i in order.share(order.batch(plan, 0, 0, k, batch), workers // 2, workers).tolist():
+        for i in ordering.share(ordering.batch(plan, 0, 0, k, batch), workers // 2, workers).tolist():
             level = int(plan.level_SC[plan.scene_P[i], plan.scale_P[i]])
             row, col = int(plan.row_P[i]) >> level, int(plan.col_P[i]) >> level
             wanted += (size / plan.chunk) ** 2
@@ -157,22 +157,22 @@ def test_few_chunks_are_decoded_twice(size: int, stride: int, scales: tuple[floa
 
 
 def test_squares_are_small_where_windows_overlap_and_wide_where_edges_cost() -> None:
-    assert order.reach(grid_plan(size=256, stride=128), 16) == 512
-    assert order.reach(grid_plan(size=256, stride=256), 16) == 512
-    assert order.reach(grid_plan(size=200, stride=200, side=8192), 16) == 2048
+    assert ordering.reach(grid_plan(size=256, stride=128), 16) == 512
+    assert ordering.reach(grid_plan(size=256, stride=256), 16) == 512
+    assert ordering.reach(grid_plan(size=200, stride=200, side=8192), 16) == 2048
 
 
 def test_the_cache_is_bounded_and_shared_among_the_ranks() -> None:
     plan = grid_plan(size=256, stride=128, side=8192)
-    whole = order.cache_bytes(plan, 16, 1)
-    assert order.LEAST_CACHE < whole <= order.LANES_BYTES
-    assert order.cache_bytes(plan, 16, 2) == pytest.approx(whole / 2)
-    assert order.cache_bytes(plan, 16, 16) == order.LEAST_CACHE
+    whole = ordering.cache_bytes(plan, 16, 1)
+    assert ordering.LEAST_CACHE < whole <= ordering.LANES_BYTES
+    assert ordering.cache_bytes(plan, 16, 2) == pytest.approx(whole / 2)
+    assert ordering.cache_bytes(plan, 16, 16) == ordering.LEAST_CACHE
 
 
 def test_a_plan_is_not_kept_alive_by_its_order() -> None:
     plan = grid_plan(side=1024)
-    order.batch(plan, 0, 0, 0, 4)
+    ordering.batch(plan, 0, 0, 0, 4)
     gone = weakref.ref(plan)
     del plan
     gc.collect()
@@ -181,7 +181,7 @@ def test_a_plan_is_not_kept_alive_by_its_order() -> None:
 
 @given(share=st.integers(1, 8), workers=st.sampled_from([1, 2, 4, 8]))
 def test_ranks_divide_the_batch_among_them(share: int, workers: int) -> None:
-    ids = order.batch(plan_of(100), 0, 0, 3, share * workers)
-    parts = [order.share(ids, rank, workers) for rank in range(workers)]
+    ids = ordering.batch(plan_of(100), 0, 0, 3, share * workers)
+    parts = [ordering.share(ids, rank, workers) for rank in range(workers)]
     assert np.concatenate(parts).tolist() == ids.tolist()
     assert {len(part) for part in parts} == {share}

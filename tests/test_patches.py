@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 
 import patchstore
 from patchstore import CELL, ClassInfo, Settings, Store
-from patchstore.window import levels_of
-from swath import patches, reader
-from swath import split as splits
+from patchstore.format.windows import levels_of
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
-from swath.patches import PatchPlan
+from swath.loading import reader
+from swath.patches import planning
+from swath.patches.planning import PatchPlan
+from swath.splits import division
 
 
 def test_every_pixel_of_the_train_scenes_is_in_a_patch(store: Store) -> None:
     config = Config(patches=PatchesConfig(size=96))
-    plan = patches.plan(store, config, "train")
+    plan = planning.plan(store, config, "train")
     seen = {scene: np.zeros(store.scenes[scene].shape, bool) for scene in plan.scenes}
     for window in plan.windows(np.arange(len(plan))):
         seen[window.scene][window.row : window.row + window.side, window.col : window.col + window.side] = True
@@ -30,7 +31,7 @@ def test_every_pixel_of_the_train_scenes_is_in_a_patch(store: Store) -> None:
 
 
 def test_a_patch_larger_than_the_scene_is_padded(store: Store) -> None:
-    plan = patches.plan(store, Config(patches=PatchesConfig(size=640)), "train")
+    plan = planning.plan(store, Config(patches=PatchesConfig(size=640)), "train")
     images, labels = store.read(plan.windows([0]), 640)
     assert images.shape[-2:] == (640, 640)
     assert (labels == store.ignore).any()
@@ -38,20 +39,20 @@ def test_a_patch_larger_than_the_scene_is_padded(store: Store) -> None:
 
 def test_scales_of_a_mixture_are_all_planned(store: Store) -> None:
     config = Config(patches=PatchesConfig(size=64, scales=(1.0, 2.0, 4.0), combine="mixture"))
-    plan = patches.plan(store, config, "train")
+    plan = planning.plan(store, config, "train")
     assert set(plan.scale_P.tolist()) == {0, 1, 2}
     assert {w.side for w in plan.windows(np.arange(len(plan)))} == {64, 128, 256}
 
 
 def test_no_patch_and_no_such_background_are_refused(store: Store) -> None:
     with pytest.raises(DataError, match="no class lava"):
-        patches.plan(store, Config(patches=PatchesConfig(background=("lava",))), "train")
+        planning.plan(store, Config(patches=PatchesConfig(background=("lava",))), "train")
     names = tuple(c.name for c in store.classes)
     nothing = Config(patches=PatchesConfig(size=64, min_foreground=0.5, background=names))
     with pytest.raises(DataError, match=r"no train patch of 64 px at scale 1: 50 windows lie in train cells; 50 have "
                                         r"labels; 0 pass patches.min_foreground 0.5 \(the most that any has: 0\); "
                                         r"lower patches.min_foreground$"):
-        patches.plan(store, nothing, "train")
+        planning.plan(store, nothing, "train")
 
 
 def test_a_scale_without_patches_is_refused_for_training_and_said_for_others() -> None:
@@ -60,8 +61,9 @@ def test_a_scale_without_patches_is_refused_for_training_and_said_for_others() -
     config = PatchesConfig(size=64, scales=(1.0, 8.0), combine="mixture")
     with pytest.raises(DataError, match=r"no train patch of 64 px at scale 8 is left.*leave it out of patches.scales"):
         store.plan(config, train_IJ)
-    labels = splits.Split(labels={scene: np.where(train_IJ, 1, splits.NONE).astype(np.uint8) for scene in store.scenes})
-    plan = patches.plan(store, Config(patches=config), "val", labels=labels)  # type: ignore[arg-type]
+    labels_IJ = np.where(train_IJ, 1, division.NONE).astype(np.uint8)
+    labels = division.Split(labels=dict.fromkeys(store.scenes, labels_IJ))
+    plan = planning.plan(store, Config(patches=config), "val", labels=labels)  # type: ignore[arg-type]
     assert "No val patch is left at scale 8." in plan.notes
 
 
@@ -82,8 +84,8 @@ class Counts:
 
     def plan(self, config: PatchesConfig, train_IJ: NDArray[np.bool_] | None = None) -> PatchPlan:
         train_IJ = np.ones(self.counts_IJK.shape[:2], bool) if train_IJ is None else train_IJ
-        labels = {scene: np.where(train_IJ, 0, splits.NONE).astype(np.uint8) for scene in self.scenes}
-        return patches.plan(self, Config(patches=config), "train", labels=splits.Split(labels=labels))  # type: ignore
+        labels = {scene: np.where(train_IJ, 0, division.NONE).astype(np.uint8) for scene in self.scenes}
+        return planning.plan(self, Config(patches=config), "train", labels=division.Split(labels=labels))  # type: ignore
 
 
 def random_counts(cells: int, classes: int, seed: int = 0) -> NDArray[np.int64]:
@@ -164,10 +166,10 @@ def test_a_plan_notes_what_it_cannot_reach() -> None:
 @given(scale=st.sampled_from([0.5, 1.0, 1.7, 2.0, 4.0]), size=st.sampled_from([32, 48]), seed=st.integers(0, 99))
 def test_foreign_labels_are_ignored_and_own_ones_are_not(store_uri: str, scale: float, size: int, seed: int) -> None:
     store, rng = patchstore.open(store_uri), np.random.default_rng(seed)
-    labels = {name: np.where(rng.random(store.counts(name).shape[:2]) < 0.4, 0, splits.NONE).astype(np.uint8)
+    labels = {name: np.where(rng.random(store.counts(name).shape[:2]) < 0.4, 0, division.NONE).astype(np.uint8)
               for name in list(store.scenes)[:2]}
     config = Config(patches=PatchesConfig(size=size, scales=(scale,), foreign="ignore"))
-    plan = patches.plan(store, config, "train", labels=splits.Split(labels=labels))
+    plan = planning.plan(store, config, "train", labels=division.Split(labels=labels))
     ids = rng.permutation(len(plan))[:40]
     windows = plan.windows(ids)
     _, read = store.read(windows, size)
@@ -192,7 +194,7 @@ def test_foreign_labels_are_ignored_and_own_ones_are_not(store_uri: str, scale: 
 
 
 def test_a_plan_of_whole_windows_has_nothing_to_mask(store: Store) -> None:
-    plan = patches.plan(store, Config(patches=PatchesConfig(size=64)), "train")
+    plan = planning.plan(store, Config(patches=PatchesConfig(size=64)), "train")
     labels = store.read(plan.windows([0, 1]), 64)[1]
     np.testing.assert_array_equal(reader.read(store, plan, [0, 1])[1], labels)
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import patchstore
-from patchstore import CELL, ClassInfo, ReadError, StateError, Store, StoreError, Window, kv
-from patchstore.pyramid import area_mean, cell_counts, cell_moments, majorities
+from patchstore import CELL, ClassInfo, ReadError, StateError, Store, StoreError, Window
+from patchstore.format import locations
+from patchstore.format.pyramid import area_mean, cell_counts, cell_moments, majorities
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)))
 SHAPE = (200, 300)
@@ -265,20 +266,21 @@ def test_after_a_fork_it_says_so(made: Path) -> None:
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert kv.normal("s.zarr") == kv.normal(f"file://{tmp_path}/s.zarr") == str(tmp_path / "s.zarr")
-    assert kv.folder("/a/s.zarr", "x/y") == {"driver": "file", "path": "/a/s.zarr/x/y/"}
+    assert locations.normal("s.zarr") == locations.normal(f"file://{tmp_path}/s.zarr") == str(tmp_path / "s.zarr")
+    assert locations.folder("/a/s.zarr", "x/y") == {"driver": "file", "path": "/a/s.zarr/x/y/"}
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
-    assert kv.folder(kv.normal("s3://b/p/s.zarr/"), "x") == {"driver": "s3", "bucket": "b", "path": "p/s.zarr/x/"}
+    place = locations.folder(locations.normal("s3://b/p/s.zarr/"), "x")
+    assert place == {"driver": "s3", "bucket": "b", "path": "p/s.zarr/x/"}
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    assert kv.folder("s3://b/p", "x") == {"driver": "s3", "bucket": "b", "path": "p/x/", "aws_region": "eu-west-1",
-                                          "endpoint": "http://localhost:9000"}
-    assert kv.folder("gs://b/p") == {"driver": "gcs", "bucket": "b", "path": "p/"}
+    assert locations.folder("s3://b/p", "x") == {"driver": "s3", "bucket": "b", "path": "p/x/",
+                                                 "aws_region": "eu-west-1", "endpoint": "http://localhost:9000"}
+    assert locations.folder("gs://b/p") == {"driver": "gcs", "bucket": "b", "path": "p/"}
 
 
 def test_another_cache_needs_no_metadata(store: patchstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from patchstore import read
+    from patchstore.store import read
 
     monkeypatch.setattr(read, "load_scenes", None)
     other = store.with_cache(1 << 20)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from swath import pictures
+from swath import figures
 
 NAMES = ["ground", "road", "lake"]
 COLOURS = [(10, 200, 30), (60, 16, 152), (254, 221, 58)]
@@ -36,7 +36,7 @@ REPORTS: list[dict[str, float | None]] = [
 
 @pytest.mark.parametrize("history", [[], REPORTS[:1], REPORTS, [{"megapixels": 1.0, "val/miou": None}]])
 def test_curves_are_drawn_from_any_history(history: list[dict[str, float | None]], tmp_path: Path) -> None:
-    pictures.curves(history, tmp_path / "new" / "curves.png")
+    figures.curves(history, tmp_path / "new" / "curves.png")
     image = drawn(tmp_path / "new" / "curves.png")
     blank = (image == 255).all(axis=-1).mean()
     assert 0.5 < blank < 0.995
@@ -45,21 +45,21 @@ def test_curves_are_drawn_from_any_history(history: list[dict[str, float | None]
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        pictures.curves(REPORTS, tmp_path / name)
+        figures.curves(REPORTS, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_a_confusion_matrix_of_any_size_is_drawn_with_empty_rows(classes: int, tmp_path: Path) -> None:
     counts_KK = np.diag(np.arange(classes)).astype(np.int64) * 10**6
-    pictures.confusion(counts_KK, [f"class {i}" for i in range(classes)], tmp_path / "confusion.png")
+    figures.confusion(counts_KK, [f"class {i}" for i in range(classes)], tmp_path / "confusion.png")
     darkest = (8, 48, 107)  # of the colour map: a whole row in one cell
     assert (pixels_of(drawn(tmp_path / "confusion.png"), darkest) > 2000) == (classes > 1)
 
 
 def test_a_confusion_matrix_that_does_not_fit_its_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"confusion: counts of shape \(2, 2\) for 3 classes"):
-        pictures.confusion(np.zeros((2, 2), np.int64), NAMES, tmp_path / "x.png")
+        figures.confusion(np.zeros((2, 2), np.int64), NAMES, tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(("bands", "dtype"), [(1, np.uint8), (2, np.int16), (3, np.uint8), (4, np.uint16),
@@ -75,7 +75,7 @@ def test_a_sheet_is_drawn_of_any_bands_and_type(bands: int, dtype: type, tmp_pat
     predictions_NHW = labels_NHW.copy()
     predictions_NHW[:, 16:] = 2
     path = tmp_path / "sheet.png"
-    pictures.sheet(images_NBHW, labels_NHW, predictions_NHW, COLOURS, NAMES, 255, path, titles=["a", "b" * 200])
+    figures.sheet(images_NBHW, labels_NHW, predictions_NHW, COLOURS, NAMES, 255, path, titles=["a", "b" * 200])
     image = drawn(path)
     panel = sum(pixels_of(image[: image.shape[0] // 2, image.shape[1] // 4 : image.shape[1] // 2], c)
                 for c in COLOURS[:2])  # the label of the first row, which has no other colour
@@ -86,11 +86,11 @@ def test_a_sheet_is_drawn_of_any_bands_and_type(bands: int, dtype: type, tmp_pat
 
 def test_errors_are_where_label_and_prediction_differ_and_the_label_counts(tmp_path: Path) -> None:
     labels_NHW = np.full((1, 8, 8), 255, np.uint8)
-    pictures.sheet(np.zeros((1, 3, 8, 8), np.uint8), labels_NHW, np.zeros_like(labels_NHW), COLOURS, NAMES, 255,
+    figures.sheet(np.zeros((1, 3, 8, 8), np.uint8), labels_NHW, np.zeros_like(labels_NHW), COLOURS, NAMES, 255,
                    tmp_path / "none.png")
     legend_alone = pixels_of(drawn(tmp_path / "none.png"), WRONG)
     labels_NHW[0, 0, 0] = 1
-    pictures.sheet(np.zeros((1, 3, 8, 8), np.uint8), labels_NHW, np.zeros_like(labels_NHW), COLOURS, NAMES, 255,
+    figures.sheet(np.zeros((1, 3, 8, 8), np.uint8), labels_NHW, np.zeros_like(labels_NHW), COLOURS, NAMES, 255,
                    tmp_path / "one.png")
     assert 0 < legend_alone < 500 < pixels_of(drawn(tmp_path / "one.png"), WRONG)
 
@@ -98,14 +98,14 @@ def test_errors_are_where_label_and_prediction_differ_and_the_label_counts(tmp_p
 def test_parts_of_a_sheet_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     images_NBHW, labels_NHW = np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 8, 8), np.uint8)
     with pytest.raises(ValueError, match="do not fit each other"):
-        pictures.sheet(images_NBHW, labels_NHW[:1], labels_NHW, COLOURS, NAMES, 255, tmp_path / "x.png")
+        figures.sheet(images_NBHW, labels_NHW[:1], labels_NHW, COLOURS, NAMES, 255, tmp_path / "x.png")
     with pytest.raises(ValueError, match="3 colours for 2 names, 2 titles for 2 images"):
-        pictures.sheet(images_NBHW, labels_NHW, labels_NHW, COLOURS, NAMES[:2], 255, tmp_path / "x.png")
+        figures.sheet(images_NBHW, labels_NHW, labels_NHW, COLOURS, NAMES[:2], 255, tmp_path / "x.png")
 
 
 def test_bands_are_stretched_each_for_itself_between_percentiles() -> None:
     ramp_HW = np.arange(101.0).reshape(1, 101)
-    image_HWC = pictures.shown(np.stack([ramp_HW, 1000 - ramp_HW, np.full((1, 101), 7.0), ramp_HW * np.nan]))
+    image_HWC = figures.shown(np.stack([ramp_HW, 1000 - ramp_HW, np.full((1, 101), 7.0), ramp_HW * np.nan]))
     assert image_HWC.shape == (1, 101, 3)
     assert image_HWC[0, :3, 0].tolist() == [0, 0, 0]
     assert image_HWC[0, [50, 98, 100], 0].tolist() == [128, 255, 255]
@@ -115,14 +115,14 @@ def test_bands_are_stretched_each_for_itself_between_percentiles() -> None:
 
 def test_fewer_than_three_bands_are_grey_by_the_first_and_gaps_are_black() -> None:
     band_HW = np.array([[np.nan, 0.0, 1.0, np.inf]], np.float32)
-    image_HWC = pictures.shown(np.stack([band_HW, np.zeros_like(band_HW)]))
+    image_HWC = figures.shown(np.stack([band_HW, np.zeros_like(band_HW)]))
     assert (image_HWC == image_HWC[..., :1]).all()
     assert image_HWC[0, :, 0].tolist() == [0, 0, 255, 0]
-    assert (pictures.shown(np.full((1, 2, 2), np.nan)) == 0).all()
+    assert (figures.shown(np.full((1, 2, 2), np.nan)) == 0).all()
 
 
 def test_the_legend_has_every_class_in_its_colour() -> None:
-    patches = pictures.legend_patches(COLOURS, NAMES, ignored=True)
+    patches = figures.legend_patches(COLOURS, NAMES, ignored=True)
     assert [patch.get_label() for patch in patches] == [*NAMES, "error", "ignored"]
     assert to_rgb(patches[1].get_facecolor()) == pytest.approx([c / 255 for c in COLOURS[1]])
 
@@ -145,7 +145,7 @@ def patches_of(light: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_contact_sheet_shows_each_row_and_a_change_of_light(tmp_path: Path) -> None:
     path, plain, bright = tmp_path / "contact.png", patches_of(0), patches_of(25)
-    pictures.contact(path, [("none", *plain), ("brighter", *bright)], titles=["a", "b" * 200], colours=COLOURS,
+    figures.contact(path, [("none", *plain), ("brighter", *bright)], titles=["a", "b" * 200], colours=COLOURS,
                      names=NAMES, ignore=255)
     image = drawn(path)
     road, ignored = pixels_of(image, COLOURS[1]), pixels_of(image, IGNORED)
@@ -160,6 +160,6 @@ def test_a_contact_sheet_of_parts_that_do_not_fit_is_refused(fault: str, tmp_pat
     images_NBHW, labels_NHW = patches_of(0)
     rows = [("none", images_NBHW, labels_NHW), ("cut", images_NBHW[:1], labels_NHW[:1])]
     with pytest.raises(ValueError, match=r"^contact: "):
-        pictures.contact(tmp_path / "x.png", [] if fault == "rows" else rows if fault == "shapes" else rows[:1],
+        figures.contact(tmp_path / "x.png", [] if fault == "rows" else rows if fault == "shapes" else rows[:1],
                          titles=["a"] if fault == "titles" else ["a", "b"], colours=COLOURS,
                          names=NAMES[:1] if fault == "names" else NAMES, ignore=255)

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 import patchstore
 from patchstore import Store
 from patchstore.testing import CLASSES
-from swath import apply, checkpoint, mapping, patches, pixels, score
-from swath import split as splits
 from swath.config import Config, PatchesConfig
 from swath.errors import DataError
+from swath.maps import apply, predict_bands
+from swath.models import checkpoint
+from swath.patches import planning
+from swath.prediction import readers
+from swath.scoring import counting
+from swath.splits import division
 
 SIDE_M = 192
 """Side of the scenes on the ground."""
@@ -58,9 +62,9 @@ def store(folder: Path) -> Store:
     return patchstore.open(folder / "s.zarr")
 
 
-def plan_of(store: Store, config: PatchesConfig) -> patches.PatchPlan:
+def plan_of(store: Store, config: PatchesConfig) -> planning.PatchPlan:
     labels = {name: np.zeros(store.counts(name).shape[:2], np.uint8) for name in store.scenes}
-    return patches.plan(store, Config(patches=config), "train", labels=splits.Split(labels=labels))
+    return planning.plan(store, Config(patches=config), "train", labels=division.Split(labels=labels))
 
 
 @pytest.mark.parametrize(("pixel_m", "sides", "levels"), [
@@ -86,9 +90,9 @@ def test_patches_of_both_scenes_show_the_same_ground(store: Store, pixel_m: floa
 
 def test_scales_multiply_the_metres(store: Store) -> None:
     config = PatchesConfig(size=16, pixel_m=0.5, scales=(1.0, 4.0), combine="mixture")
-    assert patches.factors(config, 1.0, "coarse") == (0.5, 2.0)
-    assert patches.factor(config, 0.25) == 1.0
-    assert patches.factors(PatchesConfig(scales=(2.0,)), None, "any") == (2.0,)
+    assert planning.factors(config, 1.0, "coarse") == (0.5, 2.0)
+    assert planning.factor(config, 0.25) == 1.0
+    assert planning.factors(PatchesConfig(scales=(2.0,)), None, "any") == (2.0,)
     assert plan_of(store, config).side_SC.tolist() == [[8, 32], [16, 64]]  # coarse, fine
 
 
@@ -123,11 +127,11 @@ def sides_read(monkeypatch: pytest.MonkeyPatch, reader: type) -> set[int]:
 @pytest.mark.parametrize(("name", "side", "right"), [("coarse", 16, 0.85), ("fine", 32, 1.0)])
 def test_whole_scenes_are_scored_at_the_models_metres(store: Store, monkeypatch: pytest.MonkeyPatch, name: str,
                                                       side: int, right: float) -> None:
-    sides = sides_read(monkeypatch, pixels.StoreReader)
+    sides = sides_read(monkeypatch, readers.StoreReader)
     height, width = store.scenes[name].shape
-    region = score.Region(scene=name, rows=(0, height), cols=(0, width))
+    region = counting.Region(scene=name, rows=(0, height), cols=(0, width))
     config = Config(patches=PatchesConfig(size=32, pixel_m=0.5))
-    rows = score.network_source(store, brightness, config, torch.device("cpu"))([region])
+    rows = counting.network_source(store, brightness, config, torch.device("cpu"))([region])
     found = np.concatenate([classes_hW for _, _, classes_hW in rows])
     assert sides == {side}
     assert np.mean(found == store.region(name, "mask", (0, height), (0, width))) >= right
@@ -138,7 +142,7 @@ def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, mon
     config = Config(patches=PatchesConfig(size=32, pixel_m=0.5))
     (tmp_path / "manifest.json").write_text("{}")
     monkeypatch.setattr(checkpoint, "load", lambda *_: SimpleNamespace(config=config, card=card))
-    monkeypatch.setattr(mapping, "load", lambda model: mapping.Predictor(
+    monkeypatch.setattr(predict_bands, "load", lambda model: predict_bands.Predictor(
         model=model, card=card, patches=config.patches, target="softmax", forward=brightness,
         device=torch.device("cpu")))
     sides = sides_read(monkeypatch, patchstore.RasterFile)

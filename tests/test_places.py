@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from patchstore import CELL
-from swath.places import Box, CellSums, places, rectangles
+from swath.patches.places import Box, CellSums, places, rectangles
 
 
 def cells_of(text: str) -> NDArray[np.bool_]:

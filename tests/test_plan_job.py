@@ -14,12 +14,15 @@ from matplotlib import image as images
 
 import recipes
 from patchstore import Store
-from swath import forecast, models, overview, pace, patches, score
-from swath import split as splits
 from swath.config import Config
-from swath.forecast import Forecast, Trial, Work
-from swath.job import Job
-from swath.pace import Pace, Part
+from swath.experiments import forecast, pace
+from swath.experiments.forecast import Forecast, Trial, Work
+from swath.experiments.pace import Pace, Part
+from swath.models import network
+from swath.patches import overview, planning
+from swath.scoring import counting
+from swath.splits import division
+from swath.training.setup import Job
 
 JobHere = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = ("--model.arch", "pspnet", "--patches.size", 64, "--patches.combine", "mixture", "--patches.scales", 1, 2)
@@ -46,13 +49,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_plan_is_told_without_a_pixel_or_a_network(job_here: JobHere, store: Store,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    for owner, name in ((Store, "read"), (Store, "region"), (models, "build")):
+    for owner, name in ((Store, "read"), (Store, "region"), (network, "build")):
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("a pixel is read, or a network is built"))
     result = job_here("plan", "synthetic", "--data.store", store.uri, *SMALL, "--no-measure", "--ceiling", 0, "--json")
     said = last_json(result)
-    plan = patches.plan(store, small(), "train")
+    plan = planning.plan(store, small(), "train")
     rows = {(row["split"], row["scale"]): row for row in said["patches"]}
-    assert set(rows) == {(name, scale) for name in splits.SPLITS for scale in (1.0, 2.0)}
+    assert set(rows) == {(name, scale) for name in division.SPLITS for scale in (1.0, 2.0)}
     assert [rows["train", scale]["patches"] for scale in (1.0, 2.0)] == np.bincount(plan.scale_P).tolist()
     assert rows["train", 2.0]["side_px"] == [128, 128]
     assert rows["train", 2.0]["side_m"] == [32.0, 32.0]  # pixels of 0.25 m
@@ -118,23 +121,23 @@ def test_what_a_user_can_mend_is_one_line(job_here: JobHere, store: Store, argum
                                    {"megapixels": 0.01, "batch": 16}])
 def test_steps_and_reports_are_those_of_the_loop(store: Store, train: dict[str, float]) -> None:
     config = small(**train)
-    split = splits.divide(store, config.split)
-    plan, val = (patches.plan(store, config, name, labels=split) for name in ("train", "val"))
+    split = division.divide(store, config.split)
+    plan, val = (planning.plan(store, config, name, labels=split) for name in ("train", "val"))
     work = forecast.work(store, split, config, plan, val)
     wanted = config.train.megapixels or config.train.epochs * plan.megapixels
     step = config.train.batch * 64**2 / 1e6
     assert (work.steps - 1) * step < wanted <= work.steps * step + 1e-9 or work.steps == 1
     loop = SimpleNamespace(steps=work.steps, step_megapixels=step,
-                           report_megapixels=score.report_megapixels(store, split, config))
+                           report_megapixels=counting.report_megapixels(store, split, config))
     assert work.reports == sum(Job.is_due(loop, done) for done in range(1, work.steps + 1))  # type: ignore[arg-type]
     assert work.epochs == pytest.approx(work.megapixels / plan.megapixels)
 
 
 def test_the_windows_of_a_score_are_those_that_are_predicted(store: Store) -> None:
     config = small()
-    split = splits.divide(store, config.split)
-    val = patches.plan(store, config, "val", labels=split)
-    for regions in (score.whole(store, split, "val"), score.sample(store, split, "val", config).regions):
+    split = division.divide(store, config.split)
+    val = planning.plan(store, config, "val", labels=split)
+    for regions in (counting.whole(store, split, "val"), counting.sample(store, split, "val", config).regions):
         seen = 0
 
         def forward(images_NSBss: torch.Tensor) -> torch.Tensor:
@@ -142,8 +145,8 @@ def test_the_windows_of_a_score_are_those_that_are_predicted(store: Store) -> No
             seen += len(images_NSBss)
             return torch.zeros(len(images_NSBss), len(CLASSES), 64, 64)
 
-        source = score.network_source(store, forward, config, torch.device("cpu"))
-        score.count(store, split, "val", regions, source)
+        source = counting.network_source(store, forward, config, torch.device("cpu"))
+        counting.count(store, split, "val", regions, source)
         assert sum(forecast.windows(store, regions, config, val)) == seen
 
 
@@ -186,12 +189,12 @@ def test_cores_follow_from_processor_time() -> None:
 
 def test_shares_are_of_what_the_plan_says(store: Store) -> None:
     config = small()
-    split = splits.divide(store, config.split)
-    plan = patches.plan(store, config, "train", labels=split)
+    split = division.divide(store, config.split)
+    plan = planning.plan(store, config, "train", labels=split)
     drawn_SK = np.zeros_like(plan.drawn_SK)
     drawn_SK[0, 1], drawn_SK[1, 2] = 30, 10
     shares = overview.shares(store, split, replace(plan, drawn_SK=drawn_SK))
     assert [share.drawn for share in shares] == [0, 0.75, 0.25, 0, 0]
     assert [share.drawn_by_scale for share in shares][1:3] == [(1.0, 0.0), (0.0, 1.0)]
-    pixels_K = splits.class_pixels(store, split, "train")
+    pixels_K = division.class_pixels(store, split, "train")
     assert [share.cells for share in shares] == pytest.approx((pixels_K / pixels_K.sum()).tolist())

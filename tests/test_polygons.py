@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rasterio.warp import transform as reproject
 
 import patchstore
-from patchstore import MaskCoding, SceneReader, SourceError, vector
+from patchstore import MaskCoding, SceneReader, SourceError
+from patchstore.sources import vector
 from test_inputs import (
     CLASSES,
     CRS,

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchstore import RasterFile
-from swath import predict
-from swath.blend import lattice
 from swath.errors import DataError
-from swath.inference import network_forward, precision, symmetric
-from swath.pixels import ArrayReader, StoreReader
-from swath.predict import batch_size, classes_of, part, predict_array, stream
+from swath.models.inference import network_forward, precision, symmetric
+from swath.prediction import streaming
+from swath.prediction.readers import ArrayReader, StoreReader
+from swath.prediction.streaming import batch_size, classes_of, part, predict_array, stream
+from swath.prediction.windows import lattice
 
 OVERLAPS = st.floats(0, 0.9)
 SIDES = st.integers(1, 24)
@@ -53,7 +53,7 @@ def blend(reader, forward, *, classes, size, overlap, batch, scale=1, region=Non
 def blend_scales(reader, forward, *, scales, classes, size, overlap, batch, region=None):
     """Several scales of a region."""
     of = part(reader, size=size, scales=scales, overlap=overlap, region=region)
-    return predict.blend(of, lambda images: forward(images[:, 0]), classes=classes, batch=batch)
+    return streaming.blend(of, lambda images: forward(images[:, 0]), classes=classes, batch=batch)
 
 
 class Ground:
@@ -144,7 +144,7 @@ def test_rows_have_the_same_bytes_however_the_work_is_cut(shape, patches, overla
 
     def rows(wanted=None):
         of = part(Ground(shape), size=size, scales=scales, overlap=overlap, rows=wanted)
-        return whole(predict.blend(of, forward, classes=2, batch=batch),
+        return whole(streaming.blend(of, forward, classes=2, batch=batch),
                      (shape[0] if wanted is None else wanted[1] - wanted[0], shape[1]), 2, wanted[0] if wanted else 0)
 
     everything = rows()
@@ -209,7 +209,7 @@ def test_several_scales_can_be_seen_at_once():
         return images[:, 0]
 
     of = part(Ground(shape), size=16, scales=(1, 2, 4), overlap=0.5, together=True)
-    scores = whole(predict.blend(of, forward, classes=2, batch=3), shape, 2)
+    scores = whole(streaming.blend(of, forward, classes=2, batch=3), shape, 2)
     assert set(seen) == {(3, 2, 16, 16)}
     expected = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     np.testing.assert_allclose(scores, expected, atol=1e-3)
@@ -224,7 +224,7 @@ def test_windows_of_a_thousand_pixels_at_three_scales_over_a_photograph_from_a_d
     counts = [[len(each) for each in windows.touching(of.region)] for windows in of.lattices]
     assert counts == [[7, 11], [3, 5], [1, 2]]
     worst, past = 0.0, 0
-    for row, scores in predict.blend(of, lambda images: images[:, 0], classes=2, batch=4):
+    for row, scores in streaming.blend(of, lambda images: images[:, 0], classes=2, batch=4):
         assert row == past
         past += scores.shape[1]
         rows, cols = np.meshgrid(np.arange(row, past), np.arange(shape[1]), indexing="ij")
@@ -408,7 +408,7 @@ class Small(torch.nn.Module):
 def test_a_network_gives_its_logits(arithmetic, tolerance):
     net, image = Small().eval(), scene((40, 23))
     of = part(ArrayReader(image), size=16, scales=(1,), overlap=0.5)
-    logits = whole(predict.blend(of, network_forward(net, arithmetic), classes=3, batch=4), (40, 23), 3)
+    logits = whole(streaming.blend(of, network_forward(net, arithmetic), classes=3, batch=4), (40, 23), 3)
     with torch.no_grad():
         expected = net(torch.from_numpy(image)[None, None])[0].numpy()
     np.testing.assert_allclose(logits, expected, atol=tolerance)
@@ -421,7 +421,7 @@ def test_the_arithmetic_and_the_batch_follow_from_device_and_size():
 
 def test_a_network_in_training_mode_is_refused():
     of = part(ArrayReader(scene((8, 8))), size=8, scales=(1,), overlap=0)
-    rows = predict.blend(of, network_forward(Small()), classes=3, batch=1)
+    rows = streaming.blend(of, network_forward(Small()), classes=3, batch=1)
     with pytest.raises(ValueError, match=r"net\.eval"):
         next(rows)
 

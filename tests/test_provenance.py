@@ -4,7 +4,7 @@ import json
 import warnings
 from importlib import metadata
 
-from swath import provenance
+from swath.tracking import provenance
 
 
 def test_the_environment_is_told_in_plain_json() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchstore import pyramid
-from patchstore.pyramid import CELL, cell_counts, cell_moments, fill_level, majorities, means, valids
-from patchstore.window import level_shape
+from patchstore.format import pyramid
+from patchstore.format.pyramid import CELL, cell_counts, cell_moments, fill_level, majorities, means, valids
+from patchstore.format.windows import level_shape
 
 LEVELS = (1, 2, 3, 4, 5)
 INTEGERS = ("uint8", "uint16", "int16")

@@ -12,9 +12,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from calm import assert_alike, calm, curves
-from swath import experiment, ray_cluster, runners, tracking
 from swath.config import ClusterConfig
-from swath.ray_cluster import connected
+from swath.distributed import connection, runners
+from swath.distributed.connection import connected
+from swath.experiments import experiment
+from swath.tracking import mlflow_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -52,9 +54,9 @@ class Training(threading.Thread):
             assert self.is_alive()
             time.sleep(0.05)
 
-    def record(self) -> tracking.RunRecord:
+    def record(self) -> mlflow_store.RunRecord:
         assert self.outcome is not None
-        return tracking.find(self.outcome.location.uri, self.outcome.run_id)
+        return mlflow_store.find(self.outcome.location.uri, self.outcome.run_id)
 
 
 def two_nodes(cluster: Cluster) -> None:
@@ -62,7 +64,7 @@ def two_nodes(cluster: Cluster) -> None:
     while len(cluster.worker_nodes) < 2:
         cluster.add_node(num_cpus=1, object_store_memory=10**8)
     cluster.wait_for_nodes()
-    while len([cores for cores, _ in ray_cluster.nodes() if cores]) != 2:  # the last test's may not be gone yet
+    while len([cores for cores, _ in connection.nodes() if cores]) != 2:  # the last test's may not be gone yet
         time.sleep(0.2)
 
 
@@ -78,8 +80,8 @@ def test_a_run_goes_on_with_the_rest_after_a_node_is_lost(nodes: Cluster, alone:
     assert (record.status, record.metrics["workers"], record.metrics["restarts"]) == ("FINISHED", 1, 1)
     assert training.outcome is not None
     assert_alike(curves(training.outcome), curves(alone))
-    assert {workers for _, workers in tracking.metric_history(training.outcome.location.uri, record.run_id, "workers")
-            } == {1, 2}
+    uri = training.outcome.location.uri
+    assert {workers for _, workers in mlflow_store.metric_history(uri, record.run_id, "workers")} == {1, 2}
 
 
 def test_a_run_saves_before_its_node_goes_which_is_no_failure(nodes: Cluster, alone: experiment.Outcome, store_uri: str,

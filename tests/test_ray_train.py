@@ -16,7 +16,6 @@ import pytest
 
 import patchstore
 from calm import assert_alike, calm, curves
-from swath import evaluate, experiment, runners, tracking
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
@@ -27,8 +26,11 @@ from swath.config import (
     PatchesConfig,
     TrainConfig,
 )
+from swath.distributed import runners
+from swath.distributed.connection import connected
 from swath.errors import TrainingError
-from swath.ray_cluster import connected
+from swath.experiments import evaluation, experiment
+from swath.tracking import mlflow_store
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -91,7 +93,7 @@ def losses(outcome: experiment.Outcome) -> list[float]:
 
 
 def test_two_workers_train_and_are_recorded(undisturbed: experiment.Outcome) -> None:
-    record = tracking.find(undisturbed.location.uri, undisturbed.run_id)
+    record = mlflow_store.find(undisturbed.location.uri, undisturbed.run_id)
     assert record.status == "FINISHED"
     assert record.metrics["val/miou"] == undisturbed.score.miou
     assert len(undisturbed.run.history) == 7
@@ -105,7 +107,7 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = runners.train(config, tmp_path)
-    score = evaluate.evaluate(str(outcome.run.checkpoint), evaluate.Wanted(workdir=tmp_path), device="cpu").score
+    score = evaluation.evaluate(str(outcome.run.checkpoint), evaluation.Wanted(workdir=tmp_path), device="cpu").score
     np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
 
@@ -118,7 +120,7 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
     assert killer.killed is not None
     np.testing.assert_allclose(losses(outcome), losses(undisturbed), rtol=1e-5)
     np.testing.assert_array_equal(outcome.run.counts_RKQ, undisturbed.run.counts_RKQ)
-    record = tracking.find(outcome.location.uri, outcome.run_id)
+    record = mlflow_store.find(outcome.location.uri, outcome.run_id)
     assert record.status == "FINISHED"
     assert record.metrics["restarts"] == 1
     assert record.metrics["repeated_megapixels"] >= 0
@@ -149,11 +151,11 @@ def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluste
     with pytest.raises(TrainingError, match="a worker failed too often"):
         runners.train(noting("killed"), tmp_path / "two")
     folder = next((tmp_path / "two" / "checkpoints").iterdir())
-    record = tracking.find(tracking.prepare(tmp_path / "two").uri, folder.name)
+    record = mlflow_store.find(mlflow_store.prepare(tmp_path / "two").uri, folder.name)
     assert record.status == "FAILED"
     assert "worker failed" in record.tags["swath.reason"]
     alone = replace(noting("resumed"), cluster=replace(config.cluster, workers=1))
-    run = experiment.fit_here(alone, patchstore.open(store_uri), folder, tracking.MemoryTracker(), lambda _: None)
+    run = experiment.fit_here(alone, patchstore.open(store_uri), folder, mlflow_store.MemoryTracker(), lambda _: None)
 
     undisturbed, killed, resumed = (_noted(tmp_path / name) for name in ("undisturbed", "killed", "resumed"))
     first = min(resumed)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchstore
-from patchstore.window import inside, level_shape, levels_of, locate, reached, reflect
+from patchstore.format.windows import inside, level_shape, levels_of, locate, reached, reflect
 
 CLASSES = tuple(patchstore.ClassInfo(name, (i, 2 * i, 3 * i)) for i, name in enumerate("abc"))
 KINDS = {  # dtype, bands, shape, value of nodata; levels 4, 3, 2

@@ -12,10 +12,13 @@ import patchstore
 import recipes
 from conftest import DATA
 from patchstore import SourceError
-from swath import apply, certificate, checkpoint, ingest, models
-from swath import split as splits
-from swath.checkpoint import Card
 from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
+from swath.experiments import ingest
+from swath.maps import apply
+from swath.models import checkpoint, network
+from swath.models.checkpoint import Card
+from swath.patches import certificate
+from swath.splits import division
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real imagery at {DATA}; $SWATH_DATA names its folder")
 
@@ -95,10 +98,10 @@ def test_the_parts_make_up_their_tiles(dubai: tuple[ingest.Report, patchstore.St
 
 def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
     _, store = dubai
-    split = splits.divide(store, recipes.dubai_unet().split)
+    split = division.divide(store, recipes.dubai_unet().split)
     assert certificate.certify(store, split).clean
     by_part = {name: np.full_like(labels, int(name.endswith("5"))) for name, labels in split.labels.items()}
-    leak = certificate.certify(store, splits.Split(labels=by_part))
+    leak = certificate.certify(store, division.Split(labels=by_part))
     assert leak.pairs["train-val"].distance == 0  # the middle part of a tile touches its neighbours
     assert leak.pairs["train-val"].unit == "px"
 
@@ -110,7 +113,7 @@ def test_four_bands_with_a_crs_and_nodata_become_a_map(tmp_path: Path) -> None:
     config = Config(patches=PatchesConfig(size=128),
                     model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"))
     torch.manual_seed(0)
-    net = models.build(config.model, bands=4, classes=3, mean_B=np.full(4, 120), std_B=np.full(4, 50))
+    net = network.build(config.model, bands=4, classes=3, mean_B=np.full(4, 120), std_B=np.full(4, 50))
     card = Card(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"),
                 colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)), ignore=255)
     checkpoint.save(folder, {"net": net.state_dict()}, config, card)

@@ -20,11 +20,16 @@ from numpy.typing import NDArray
 
 import patchstore
 import recipes
-from patchstore import ADAPTERS, testing
-from patchstore.testing import write_scene
-from swath import cli, experiment, ingest, models, ray_ingest, space, tracking
+from patchstore import ADAPTERS
+from patchstore.testing import scenes, write_scene
+from swath import cli
 from swath import config as configuration
 from swath.config import Config
+from swath.distributed import ingest as ray_ingest
+from swath.experiments import experiment, ingest
+from swath.models import network
+from swath.tracking import mlflow_store
+from swath.tuning import space
 from test_ingest import write
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,8 +48,8 @@ def landscape(folder: Path, count: int, shape: tuple[int, int]
     """Pieces of ground that are far apart: images (3, H, W) and classes (H, W), 0 to 4."""
     for index in range(count):
         image, mask = folder / "image.tif", folder / "mask.tif"
-        write_scene(image, mask, seed=3, shape=shape, origin_m=(testing.ORIGIN_M[0] + 1024.0 * index,
-                                                                testing.ORIGIN_M[1]))
+        write_scene(image, mask, seed=3, shape=shape, origin_m=(scenes.ORIGIN_M[0] + 1024.0 * index,
+                                                                scenes.ORIGIN_M[1]))
         with rasterio.open(image) as pixels, rasterio.open(mask) as labels:
             yield pixels.read(), labels.read(1)
 
@@ -56,13 +61,13 @@ def in_colours(mask_HW: NDArray[np.uint8], codes: list[str]) -> NDArray[np.uint8
 
 
 def make_folder(source: Path, scratch: Path) -> None:
-    testing.make_dataset(source, scenes=6, size=128, groups=3)
+    scenes.make_dataset(source, scenes=6, size=128, groups=3)
 
 
 def make_landcover_ai(source: Path, scratch: Path) -> None:
     for number, (image, mask) in enumerate(landscape(scratch, 4, (96, 128))):
         name = f"M-33-{number}-D-c-4-2.tif"
-        write(source / "images" / name, image, crs=testing.CRS, transform=place(number))
+        write(source / "images" / name, image, crs=scenes.CRS, transform=place(number))
         write(source / "masks" / name, np.stack([mask] * 3) if number else mask)
 
 
@@ -204,7 +209,7 @@ def test_a_systems_recipe_plans_and_builds(name: str, stores: Callable[[str, Job
     costs = experiment.check(small(config), store)
     assert costs["plan/patches"] > 0
     assert costs["model/parameters"] > 1e6
-    models.check(config.model, config.patches.size)
+    network.check(config.model, config.patches.size)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
@@ -217,7 +222,7 @@ def test_every_recipe_starts(name: str, stores: Callable[[str, Job], str], job_h
         "--cluster.readers", 0, "--cluster.cpus", 1, "--cluster.device", "cpu", "--workdir", workdir, "--json"))
     assert trained["megapixels"] == pytest.approx(length)
     assert 0 <= trained["val_miou"] < 1
-    record = tracking.find(tracking.prepare(workdir).uri, trained["run_id"])
+    record = mlflow_store.find(mlflow_store.prepare(workdir).uri, trained["run_id"])
     assert record.status == "FINISHED"
     assert record.metrics["val/miou"] == trained["val_miou"]
     assert record.params["model.encoder"] == cli.recipe(name).model.encoder

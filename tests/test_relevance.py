@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from swath import relevance
 from swath.config import PatchesConfig
 from swath.errors import ConfigError, DataError
-from swath.relevance import Sieve
+from swath.patches import relevance
+from swath.patches.relevance import Sieve
 
 CLASSES = ("water", "road", "wood")
 PIXELS = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.just(3)), elements=st.integers(0, 20) | st.just(0))

@@ -5,7 +5,7 @@ import torch
 
 from swath.config import TrainConfig
 from swath.errors import ConfigError
-from swath.schedule import learning_rate
+from swath.training.schedule import learning_rate
 
 STEPS = 97
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from patchstore import Store
-from swath import metrics, score
-from swath import split as splits
-from swath.boundary import BoundaryCounts
 from swath.config import Config, ScoreConfig, SplitConfig
-from swath.metrics import NOTHING, Counts
-from swath.score import Region, Source
+from swath.scoring import counting, metrics
+from swath.scoring.boundary import BoundaryCounts
+from swath.scoring.counting import Region, Source
+from swath.scoring.metrics import NOTHING, Counts
+from swath.splits import division
 
 K, IGNORE = 4, 200
 CONFIG = Config(split=SplitConfig(val_fraction=0.5, test_fraction=0))
@@ -134,15 +134,15 @@ def test_rates_by_hand() -> None:
 
 
 @pytest.fixture
-def split(store: Store) -> splits.Split:
-    return splits.divide(store, CONFIG.split)
+def split(store: Store) -> division.Split:
+    return division.divide(store, CONFIG.split)
 
 
-def test_a_shifted_map_scores_as_brute_force_says(store: Store, split: splits.Split) -> None:
+def test_a_shifted_map_scores_as_brute_force_says(store: Store, split: division.Split) -> None:
     def shifted(scene: str, labels: Bytes) -> Bytes:
         return np.roll(labels, (1, 1), axis=(0, 1))
 
-    found = score.evaluate(store, split, "val", source_of(store, shifted, (1, 50, 2, 130)), CONFIG)
+    found = counting.evaluate(store, split, "val", source_of(store, shifted, (1, 50, 2, 130)), CONFIG)
     classes = len(store.classes)
     pairs = [(mask(store, scene), shifted(scene, mask(store, scene))) for scene, _ in split.scenes("val")]
     of_all = confusion_matrix(np.concatenate([a.ravel() for a, _ in pairs]),
@@ -167,19 +167,19 @@ def eroded(values: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
                                   for r in range(2 * distance + 1) for c in range(2 * distance + 1)])
 
 
-def test_the_labels_themselves_score_one_and_another_scenes_bring_chance(store: Store, split: splits.Split) -> None:
-    right = score.evaluate(store, split, "val", source_of(store, lambda _, labels: labels), CONFIG)
+def test_the_labels_themselves_score_one_and_another_scenes_bring_chance(store: Store, split: division.Split) -> None:
+    right = counting.evaluate(store, split, "val", source_of(store, lambda _, labels: labels), CONFIG)
     assert right.miou == right.boundary_miou == right.accuracy == 1
     names = sorted(store.scenes)
     other = {name: names[(place + 3) % len(names)] for place, name in enumerate(names)}
-    lying = score.evaluate(store, split, "val", source_of(store, lambda scene, _: mask(store, other[scene])), CONFIG)
+    lying = counting.evaluate(store, split, "val", source_of(store, lambda scene, _: mask(store, other[scene])), CONFIG)
     shares = lying.confusion / lying.confusion.sum()
     chance = np.outer(shares.sum(axis=1), shares.sum(axis=0))  # labels and predictions that know nothing of each other
     assert lying.miou == pytest.approx(metrics.mean_iou(chance, lying.present_K), abs=0.06)
     assert lying.miou < 0.3
 
 
-def test_uncovered_pixels_are_wrong_or_out_and_are_named(store: Store, split: splits.Split) -> None:
+def test_uncovered_pixels_are_wrong_or_out_and_are_named(store: Store, split: division.Split) -> None:
     first = min(scene for scene, _ in split.scenes("val"))
 
     def holed(scene: str, labels: Bytes) -> Bytes:
@@ -188,7 +188,7 @@ def test_uncovered_pixels_are_wrong_or_out_and_are_named(store: Store, split: sp
             labels[:40] = NOTHING
         return labels
 
-    wrong, out = (score.evaluate(store, split, "val", source_of(store, holed), CONFIG, uncovered=fate)
+    wrong, out = (counting.evaluate(store, split, "val", source_of(store, holed), CONFIG, uncovered=fate)
                   for fate in metrics.UNCOVERED)
     missing = 40 * store.scenes[first].shape[1]
     assert wrong.uncovered == out.uncovered == {first: missing}
@@ -198,14 +198,14 @@ def test_uncovered_pixels_are_wrong_or_out_and_are_named(store: Store, split: sp
     assert wrong.boundary_miou < 1
     assert f"{first}: {missing:,} labelled pixels have no prediction; they count as wrong" in wrong.notes
     assert wrong.protocol.digest() != out.protocol.digest()
-    assert wrong.protocol.ground() == out.protocol.ground() == score.protocol(store, split, "val", CONFIG).ground()
+    assert wrong.protocol.ground() == out.protocol.ground() == counting.protocol(store, split, "val", CONFIG).ground()
 
 
-def test_the_protocol_tells_what_matters(store: Store, split: splits.Split) -> None:
-    base = score.protocol(store, split, "val", CONFIG)
+def test_the_protocol_tells_what_matters(store: Store, split: division.Split) -> None:
+    base = counting.protocol(store, split, "val", CONFIG)
     for changed, ground in ((ScoreConfig(overlap=0.25), True), (ScoreConfig(symmetries=8), True),
                             (ScoreConfig(boundary_px=5), False)):
-        other = score.protocol(store, split, "val", replace(CONFIG, score=changed))
+        other = counting.protocol(store, split, "val", replace(CONFIG, score=changed))
         assert other.digest() != base.digest()
         assert (other.ground() == base.ground()) == ground
 
@@ -213,19 +213,19 @@ def test_the_protocol_tells_what_matters(store: Store, split: splits.Split) -> N
 @pytest.mark.parametrize("spoil", [
     lambda pieces: pieces[1:], lambda pieces: pieces[:-1], lambda pieces: pieces[::-1],
     lambda pieces: [(i, row, found[:, 1:]) for i, row, found in pieces], lambda pieces: []])
-def test_a_source_that_breaks_its_word_is_refused(store: Store, split: splits.Split,
+def test_a_source_that_breaks_its_word_is_refused(store: Store, split: division.Split,
                                                   spoil: Callable[[list[object]], list[object]]) -> None:
-    whole = score.whole(store, split, "val")
+    whole = counting.whole(store, split, "val")
     pieces = spoil(list(source_of(store, lambda _, labels: labels)(whole)))
     with pytest.raises(ValueError, match="a source"):
-        score.count(store, split, "val", whole, lambda _: iter(pieces))  # type: ignore[arg-type, return-value]
+        counting.count(store, split, "val", whole, lambda _: iter(pieces))  # type: ignore[arg-type, return-value]
 
 
-def test_ranks_share_the_regions_and_their_sum_is_the_whole(store: Store, split: splits.Split) -> None:
-    whole = score.whole(store, split, "val")
+def test_ranks_share_the_regions_and_their_sum_is_the_whole(store: Store, split: division.Split) -> None:
+    whole = counting.whole(store, split, "val")
     source = source_of(store, lambda _, labels: np.roll(labels, 2, axis=0))
-    alone = score.count(store, split, "val", whole, source, boundary_px=3)
-    shares = [score.count(store, split, "val", whole, source, boundary_px=3, rank=rank, world_size=2)
+    alone = counting.count(store, split, "val", whole, source, boundary_px=3)
+    shares = [counting.count(store, split, "val", whole, source, boundary_px=3, rank=rank, world_size=2)
               for rank in (0, 1)]
     np.testing.assert_array_equal(sum(shares), alone)
     assert all(share.any() for share in shares)

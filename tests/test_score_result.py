@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from rich.console import Console, RenderableType
 
 from patchstore import CELL
-from swath import bootstrap, metrics, score
 from swath.config import Config, PatchesConfig, ScoreConfig
 from swath.errors import DataError
-from swath.metrics import Counts
-from swath.protocol import Protocol
-from swath.result import Score, pool
-from swath.score_tables import groups_table, score_table
-from swath.split import Split
+from swath.report.score_tables import groups_table, score_table
+from swath.scoring import bootstrap, counting, metrics
+from swath.scoring.metrics import Counts
+from swath.scoring.protocol import Protocol
+from swath.scoring.result import Score, pool
+from swath.splits.division import Split
 
 CLASSES = ("field", "water", "road")
 PROTOCOL = Protocol(split="val", cells="cells", store="store", classes=CLASSES, ignored=(255,), boundary_px=3,
@@ -218,7 +218,7 @@ def population() -> tuple[SimpleNamespace, Split, dict[str, NDArray[np.int64]]]:
     """A store without pixels: scenes of 64 blocks, some classes in few of them, with the counts of a predictor that
     finds some ground harder than other, scenes and blocks alike."""
     generator = np.random.default_rng(12)
-    cells, each = SIDE // CELL, score.BLOCK // CELL
+    cells, each = SIDE // CELL, counting.BLOCK // CELL
     counts, confusions = {}, {}
     for number in range(SCENES):
         share_bK = generator.dirichlet([3.0, 1.5, 0.6, 0.2], (cells // each) ** 2) * (generator.random(K) < 0.9)
@@ -244,15 +244,15 @@ def test_the_samples_estimate_is_unbiased_and_its_error_honest(
     config = Config(score=ScoreConfig(part=6.0))  # of 67 megapixels
     found = []
     for seed in range(200):
-        drawn = score.sample(store, split, "val", config, seed=seed)  # type: ignore[arg-type]
-        counts = np.stack([confusions[r.scene][r.rows[0] // score.BLOCK * (SIDE // score.BLOCK)
-                                               + r.cols[0] // score.BLOCK] for r in drawn.regions])
+        drawn = counting.sample(store, split, "val", config, seed=seed)  # type: ignore[arg-type]
+        counts = np.stack([confusions[r.scene][r.rows[0] // counting.BLOCK * (SIDE // counting.BLOCK)
+                                               + r.cols[0] // counting.BLOCK] for r in drawn.regions])
         strata = np.array([r.stratum for r in drawn.regions])
         found.append(metrics.part_score(counts, strata, drawn.population_h, present))
     miou, se = np.array([(one.miou, one.se) for one in found]).T
     assert abs(miou.mean() - truth) < 2 * miou.std(ddof=1) / np.sqrt(len(miou))
     assert 0.8 < miou.std(ddof=1) / se.mean() < 1.25
     assert 0.9 < np.mean(np.abs(miou - truth) < 1.96 * se) < 0.99
-    twice = [score.sample(store, split, "val", replace(config, patches=PatchesConfig(size=size)))  # type: ignore[arg-type]
+    twice = [counting.sample(store, split, "val", replace(config, patches=PatchesConfig(size=size)))  # type: ignore[arg-type]
              for size in (64, 512)]
     assert twice[0].regions == twice[1].regions != drawn.regions  # the same for all, and not that of every seed

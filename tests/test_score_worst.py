@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from patchstore import Store
-from swath import score, worst
-from swath import split as splits
 from swath.config import Config, SplitConfig
-from swath.score import Region
-from swath.worst import Worst
+from swath.scoring import counting, worst
+from swath.scoring.counting import Region
+from swath.scoring.worst import Worst
+from swath.splits import division
 
 IGNORE = 255
 
@@ -69,14 +69,14 @@ def test_of_equals_the_first_stay_and_what_is_right_is_not_kept() -> None:
 
 
 def test_a_sheet_shows_blocks_of_any_size(store: Store, tmp_path: Path) -> None:
-    split = splits.divide(store, SplitConfig())
+    split = division.divide(store, SplitConfig())
 
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         for index, region in enumerate(regions):
-            yield index, region.rows[0], np.full(region.shape, 1 if index else score.NOTHING, np.uint8)
+            yield index, region.rows[0], np.full(region.shape, 1 if index else counting.NOTHING, np.uint8)
 
     watch = Worst(6, store.ignore)
-    score.evaluate(store, split, "val", source, Config(), watch=watch)
+    counting.evaluate(store, split, "val", source, Config(), watch=watch)
     assert {block.region.shape for block in watch.blocks} >= {(256, 256), (64, 256)}  # scenes are 320 px wide
     worst.draw(store, split, "val", watch.blocks, tmp_path / "worst.png")
     with Image.open(tmp_path / "worst.png") as picture:

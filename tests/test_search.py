@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from swath import config as configuration
-from swath import experiment, ray_tune, search, tracking, trials
 from swath.config import (
     ClusterConfig,
     Config,
@@ -22,10 +21,13 @@ from swath.config import (
     SearchConfig,
     TrainConfig,
 )
+from swath.distributed.connection import connected, cores
 from swath.errors import ConfigError, TrainingError
-from swath.ray_cluster import connected, cores
-from swath.schedule import ema_decay, learning_rate
-from swath.trials import Trial
+from swath.experiments import experiment
+from swath.tracking import mlflow_store
+from swath.training.schedule import ema_decay, learning_rate
+from swath.tuning import ray_tune, study, trials
+from swath.tuning.trials import Trial
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -55,20 +57,20 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(cluster: None, store_uri: str, workdir: Path) -> search.Found:
+def found(cluster: None, store_uri: str, workdir: Path) -> study.Found:
     """Four trials, of which two learn, one has a loss of NaN and one learns nothing; the seed proposes the last after
     the first."""
     config = tiny(store_uri, "model.arch=linknet|deeplabv3plus", "train.lr=1e-2|1e-9|1e30", trials=4, grace=0.1,
                   reduction=1.5, concurrent=2, seed=157)
     config = replace(config, train=replace(config.train, micro_batch=1, clip=0, warmup=0))
-    return search.run(config, workdir)
+    return study.run(config, workdir)
 
 
-def record(found: search.Found, trial: Trial) -> tracking.RunRecord:
-    return tracking.find(found.location.uri, trial.run_id)
+def record(found: study.Found, trial: Trial) -> mlflow_store.RunRecord:
+    return mlflow_store.find(found.location.uri, trial.run_id)
 
 
-def test_every_trial_ends_in_its_true_state(found: search.Found) -> None:
+def test_every_trial_ends_in_its_true_state(found: study.Found) -> None:
     assert trials.states(found.trials).keys() == {"FINISHED", "STOPPED", "FAILED"}
     assert sum(trials.states(found.trials).values()) == 4
     for trial in found.trials:
@@ -83,21 +85,21 @@ def test_every_trial_ends_in_its_true_state(found: search.Found) -> None:
 @pytest.mark.parametrize(("arch", "lr", "reason"), [
     ("linknet", "1e30", "TrainingError: the loss is "),
 ])
-def test_a_failed_trial_says_why(found: search.Found, arch: str, lr: str, reason: str) -> None:
+def test_a_failed_trial_says_why(found: study.Found, arch: str, lr: str, reason: str) -> None:
     failed = [t for t in found.trials if (t.point["model.arch"], t.point["train.lr"]) == (arch, lr)]
     assert failed
     assert all(t.state == "FAILED" and t.reason.startswith(reason) for t in failed)
     assert any(reason in row["reason"] and row["state"] == "FAILED" for row in trials.rows(found.trials))
 
 
-def test_a_stopped_trial_says_why_and_keeps_its_checkpoint(found: search.Found) -> None:
+def test_a_stopped_trial_says_why_and_keeps_its_checkpoint(found: study.Found) -> None:
     stopped = [t for t in found.trials if t.state == "STOPPED"]
     assert all("is not among the best" in t.reason and (t.last("megapixels") or 1) < 0.29 for t in stopped)
     assert all(Path(record(found, t).tags["swath.checkpoint"]).is_dir() for t in stopped)
 
 
-def test_the_best_is_the_best(found: search.Found) -> None:
-    best = tracking.find(found.location.uri, found.best.run_id)
+def test_the_best_is_the_best(found: study.Found) -> None:
+    best = mlflow_store.find(found.location.uri, found.best.run_id)
     assert best.metrics["val/miou"] == found.best.val_miou
     assert found.best.val_miou >= max(t.last("val/miou") or 0 for t in found.trials)
     winner = trials.best(found.trials)
@@ -105,12 +107,12 @@ def test_the_best_is_the_best(found: search.Found) -> None:
     assert best.params["model.arch"] == found.best.config.model.arch == winner.point["model.arch"]
 
 
-def test_where_the_best_fails_when_trained_again_the_trial_remains(found: search.Found, store_uri: str, workdir: Path
+def test_where_the_best_fails_when_trained_again_the_trial_remains(found: study.Found, store_uri: str, workdir: Path
                                                                    ) -> None:
     winner = trials.best(found.trials)
     assert winner is not None
-    config, summary = tiny(store_uri, "loss.dice=0|1"), tracking.MemoryTracker()
-    kept = search._train_again(replace(config, train=replace(config.train, lr=1e30, warmup=0, clip=0)), config,
+    config, summary = tiny(store_uri, "loss.dice=0|1"), mlflow_store.MemoryTracker()
+    kept = study._train_again(replace(config, train=replace(config.train, lr=1e30, warmup=0, clip=0)), config,
                                replace(winner, point={}), summary, workdir)
     assert (kept.run_id, kept.val_miou) == (winner.run_id, winner.last("val/miou"))
     assert "the loss is" in summary.record().tags["swath.winner.reason"]
@@ -122,7 +124,7 @@ def test_an_autoscaled_cluster_has_to_be_told_how_far_to_grow(cluster: None, sto
     config = tiny(store_uri, "loss.dice=0|1", concurrent=3)
     config = replace(config, cluster=ClusterConfig(device="cuda"))
     with pytest.raises(ConfigError, match=r"has 0 GPUs so far.*--search.concurrent N --cluster.cpus N"):
-        search.run(config, tmp_path)
+        study.run(config, tmp_path)
     placed = ray_tune.placed(replace(config, cluster=ClusterConfig(device="cuda", cpus=8, workers=2)))
     assert (placed.search.concurrent, placed.cluster.cpus, placed.cluster.device) == (3, 8, "cuda")
     monkeypatch.delenv("RAY_ADDRESS")
@@ -151,7 +153,7 @@ def test_cores_of_a_process_are_those_of_one_node(nodes: list[tuple[int, int]], 
     assert cores(nodes, processes, gpu) == each
 
 
-def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> None:
+def test_the_search_has_a_summary_and_its_runs_are_flat(found: study.Found) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(found.location.uri)
@@ -164,7 +166,7 @@ def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> 
     winner = next(run for run in runs if run.data.tags["swath.role"] == "winner")
     assert winner.data.params["train.schedule"] == "cosine"
     assert {run.data.params["train.schedule"] for run in runs if run.data.tags["swath.role"] == "trial"} == {"constant"}
-    summary = tracking.find(found.location.uri, found.run_id)
+    summary = mlflow_store.find(found.location.uri, found.run_id)
     assert summary.status == "FINISHED"
     assert {key: n for key, n in summary.metrics.items() if key.startswith("search/")} == {
         "search/best_val_miou": found.best.val_miou,
@@ -173,14 +175,14 @@ def test_the_search_has_a_summary_and_its_runs_are_flat(found: search.Found) -> 
                                                                      "search.png"}
 
 
-def test_a_lone_run_of_a_trials_configuration_has_the_same_losses(found: search.Found, workdir: Path) -> None:
+def test_a_lone_run_of_a_trials_configuration_has_the_same_losses(found: study.Found, workdir: Path) -> None:
     trial = trials.best(found.trials)
     assert trial is not None
     config = configuration.load(workdir / "artifacts" / trial.run_id / "artifacts" / "config.json")
     alone = experiment.train(config, workdir)
     for metric in ("train/loss", "val/loss", "val_part/miou", "val/miou"):
-        as_trial = tracking.metric_history(found.location.uri, trial.run_id, metric)
-        assert as_trial == tracking.metric_history(alone.location.uri, alone.run_id, metric)
+        as_trial = mlflow_store.metric_history(found.location.uri, trial.run_id, metric)
+        assert as_trial == mlflow_store.metric_history(alone.location.uri, alone.run_id, metric)
         assert len(as_trial) == (1 if metric == "val/miou" else 3)
 
 
@@ -203,10 +205,10 @@ class Killer:
 def test_a_trial_goes_on_after_its_process_is_killed(cluster: None, store_uri: str, tmp_path: Path) -> None:
     killer = Killer(tmp_path)
     config = tiny(store_uri, "loss.dice=0.5|1", trials=1)
-    found = search.run(config, tmp_path, killer)
+    found = study.run(config, tmp_path, killer)
     assert len(killer.killed) == 1
     assert trials.states(found.trials) == {"FINISHED": 1}
-    history = dict(tracking.metric_history(found.location.uri, found.trials[0].run_id, "train/loss"))
+    history = dict(mlflow_store.metric_history(found.location.uri, found.trials[0].run_id, "train/loss"))
     assert len(history) == 3  # by its place: a report that may have been lost with the process is made again
     recorded = record(found, found.trials[0])
     assert recorded.metrics["restarts"] == 1
@@ -218,10 +220,10 @@ def test_a_trial_killed_too_often_has_failed(cluster: None, store_uri: str, tmp_
     config = tiny(store_uri, "loss.dice=0.5|1", trials=1)
     config = replace(config, cluster=replace(config.cluster, restarts=0))
     with pytest.raises(TrainingError, match="of 1 trials none finished"):
-        search.run(config, tmp_path, Killer(tmp_path))
+        study.run(config, tmp_path, Killer(tmp_path))
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking.prepare(tmp_path).uri)
+    client = MlflowClient(mlflow_store.prepare(tmp_path).uri)
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert {run.data.tags["swath.role"]: run.info.status for run in runs} == {"search": "FAILED", "trial": "FAILED"}
     assert all("its process was lost more often than cluster.restarts (0)" in run.data.tags["swath.reason"] for run in
@@ -234,7 +236,7 @@ def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str
     config = tiny(store_uri, "train.lr=1e-3|1e30", trials=2, seed=1)
     config = replace(config, train=replace(config.train, optimiser="sgd", clip=0, warmup=0),
                      cluster=replace(config.cluster, workers=2, cpus=1, restarts=0))
-    found = search.run(config, tmp_path)
+    found = study.run(config, tmp_path)
     assert trials.states(found.trials).keys() == {"FINISHED", "FAILED"}
     failed, = (t for t in found.trials if t.state == "FAILED")
     assert failed.reason.startswith("TrainingError: the loss is")  # a worker's own error, not that one was lost
@@ -248,7 +250,7 @@ def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str
 def test_a_space_that_cannot_be_is_refused_before_anything_starts(store_uri: str, tmp_path: Path, space: str, part: str
                                                                   ) -> None:
     with pytest.raises(ConfigError, match=part):
-        search.run(tiny(store_uri, space), tmp_path)
+        study.run(tiny(store_uri, space), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -257,7 +259,7 @@ def test_what_trials_have_in_common_does_not_depend_on_their_end(store_uri: str)
     config = replace(config, train=replace(config.train, megapixels=4.0, warmup=0.1))
     rates, decays = [], []
     for length in (1.0, 2.0, 0.0, 8.0):  # 0: as the winner's run
-        trial = search.for_trials(replace(config, search=replace(config.search, megapixels=length))).train
+        trial = study.for_trials(replace(config, search=replace(config.search, megapixels=length))).train
         assert trial.megapixels == (length or 4.0)
         steps = round(trial.megapixels / 0.01)
         rates.append([learning_rate(trial, step, steps) for step in range(100)])
@@ -268,4 +270,4 @@ def test_what_trials_have_in_common_does_not_depend_on_their_end(store_uri: str)
     assert rates[0][39:] == [config.train.lr] * 61  # constant after 0.4 Mpx
     assert rates[0][0] < rates[0][38] < config.train.lr
     with pytest.raises(ConfigError, match=r"search.megapixels must be above the warm-up \(0.4 Mpx"):
-        search.for_trials(replace(config, search=replace(config.search, megapixels=0.4)))
+        study.for_trials(replace(config, search=replace(config.search, megapixels=0.4)))

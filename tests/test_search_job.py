@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from conftest import ROOT
-from swath import tracking
+from swath.tracking import mlflow_store
 
 pytestmark = pytest.mark.timeout(600)
 TINY = ("synthetic", "--patches.size", 64, "--train.epochs", 1.5, "--train.megapixels", 0, "--train.report-every", 0.1,
@@ -22,7 +22,7 @@ TINY = ("synthetic", "--patches.size", 64, "--train.epochs", 1.5, "--train.megap
 
 def runs(workdir: Path) -> dict[str, list[Run]]:
     """All runs, by their role in the search."""
-    client = MlflowClient(tracking.prepare(workdir).uri)
+    client = MlflowClient(mlflow_store.prepare(workdir).uri)
     found: dict[str, list[Run]] = {}
     for run in client.search_runs([e.experiment_id for e in client.search_experiments()]):
         found.setdefault(run.data.tags["swath.role"], []).append(run)

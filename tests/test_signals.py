@@ -17,9 +17,12 @@ import pytest
 
 from calm import CURVES, assert_alike, calm, curves
 from conftest import ROOT
-from swath import checkpoint, experiment, keeping, signals, tracking
 from swath.config import ClusterConfig, Config
 from swath.errors import CheckpointError, ConfigError
+from swath.experiments import experiment
+from swath.models import checkpoint, checkpoint_files
+from swath.tracking import mlflow_store
+from swath.training import signals
 
 
 @pytest.fixture
@@ -104,13 +107,13 @@ class Job:
         return self.folder.name
 
     @property
-    def record(self) -> tracking.RunRecord:
-        return tracking.find(tracking.prepare(self.workdir).uri, self.run_id)
+    def record(self) -> mlflow_store.RunRecord:
+        return mlflow_store.find(mlflow_store.prepare(self.workdir).uri, self.run_id)
 
     def curves(self) -> list[list[float]]:
         """The recorded curves: the last value at each place."""
-        uri = tracking.prepare(self.workdir).uri
-        return [list(dict(tracking.metric_history(uri, self.run_id, name)).values()) for name in CURVES]
+        uri = mlflow_store.prepare(self.workdir).uri
+        return [list(dict(mlflow_store.metric_history(uri, self.run_id, name)).values()) for name in CURVES]
 
 
 def end_by_turns(job: Job, number: int) -> None:
@@ -121,7 +124,7 @@ def end_by_turns(job: Job, number: int) -> None:
     assert process.wait(120) == 128 + number, process.communicate()
     assert job.record.status == "KILLED"
     assert job.record.tags["swath.reason"] == ("told to end by a signal" if number == signal.SIGTERM else "interrupted")
-    newest = keeping.newest(job.folder)
+    newest = checkpoint_files.newest(job.folder)
     assert newest is not None
     assert checkpoint.load(newest).state["step"] == job.steps()[-1] + 1  # the step was finished, and saved
     assert job.record.tags["swath.checkpoint"] == str(newest)
@@ -135,7 +138,7 @@ def end_by_turns(job: Job, number: int) -> None:
     assert not psutil.wait_procs(family, timeout=30)[1]
     assert job.record.status == "RUNNING"
     assert "swath.reason" not in job.record.tags
-    newest = keeping.newest(job.folder)
+    newest = checkpoint_files.newest(job.folder)
     assert newest is not None
     state = newest / "state.pt"
     state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
@@ -169,7 +172,7 @@ def test_a_run_that_has_finished_or_differs_is_not_gone_on_with(store_uri: str, 
     outcome = experiment.train(config, tmp_path)
     with pytest.raises(ConfigError, match="has finished"):
         experiment.train(config, tmp_path, run_id=outcome.run_id)
-    tracking.MlflowTracker.reopen(outcome.location.uri, outcome.run_id)
+    mlflow_store.MlflowTracker.reopen(outcome.location.uri, outcome.run_id)
     other = replace(config, train=replace(config.train, lr=0.5))
     with pytest.raises(ConfigError, match=r"train\.lr was 0\.001"):
         experiment.train(other, tmp_path, run_id=outcome.run_id)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath import space
 from swath.config import ClusterConfig, Config, PatchesConfig, SearchConfig, TrainConfig
 from swath.errors import ConfigError
-from swath.space import Choice, Interval
+from swath.tuning import space
+from swath.tuning.space import Choice, Interval
 
 BASE = Config(patches=PatchesConfig(size=128, stride=64), train=TrainConfig(batch=16, micro_batch=8))
 

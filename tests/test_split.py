@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from paper import PaperStore, scene
 from patchstore import CELL, Store
-from swath import cli, ground
-from swath import split as splits
-from swath.apportion import apportion, draw
-from swath.blocks import lay
+from swath import cli
 from swath.config import Config, SplitConfig
 from swath.errors import ConfigError, DataError
+from swath.splits import division, ground
+from swath.splits.apportion import apportion, draw
+from swath.splits.blocks import lay
 
 
-def divide(store: PaperStore, config: SplitConfig) -> splits.Split:
-    return splits.divide(store, config)  # type: ignore[arg-type]
+def divide(store: PaperStore, config: SplitConfig) -> division.Split:
+    return division.divide(store, config)  # type: ignore[arg-type]
 
 
 def test_groups_are_never_divided(store: Store) -> None:
-    split = splits.divide(store, SplitConfig())
+    split = division.divide(store, SplitConfig())
     by_group: dict[str, set[int]] = {}
     for name, info in store.scenes.items():
         by_group.setdefault(info.group, set()).update(np.unique(split.labels[name]).tolist())
@@ -35,33 +35,33 @@ def test_groups_are_never_divided(store: Store) -> None:
 
 
 def test_named_groups_and_their_refusals(store: Store) -> None:
-    split = splits.divide(store, SplitConfig(val=("g0",), test=("g1",)))
+    split = division.divide(store, SplitConfig(val=("g0",), test=("g1",)))
     assert {store.scenes[s].group for s, _ in split.scenes("val")} == {"g0"}
     with pytest.raises(DataError, match=r"split.val: no group 'g9'"):
-        splits.divide(store, SplitConfig(val=("g9",)))
+        division.divide(store, SplitConfig(val=("g9",)))
     with pytest.raises(DataError, match="train split has no labelled pixel"):
-        splits.divide(store, SplitConfig(val=("g0",), test=("g1", "g2")))
+        division.divide(store, SplitConfig(val=("g0",), test=("g1", "g2")))
 
 
 def test_a_published_list_may_divide_groups_and_leave_scenes_out(store: Store) -> None:
     names = sorted(store.scenes)  # g0_s0, g0_s1, g1_s0, …
     config = SplitConfig(by="scene", train=(names[0],), val=(names[1],), test=(names[2],))
-    split = splits.divide(store, config)
-    assert [[scene for scene, _ in split.scenes(name)] for name in splits.SPLITS] == [[n] for n in names[:3]]
-    assert all((split.labels[name] == splits.NONE).all() for name in names[3:])
-    rest = splits.divide(store, SplitConfig(by="scene", val=(names[1],), test=(names[2],)))
+    split = division.divide(store, config)
+    assert [[scene for scene, _ in split.scenes(name)] for name in division.SPLITS] == [[n] for n in names[:3]]
+    assert all((split.labels[name] == division.NONE).all() for name in names[3:])
+    rest = division.divide(store, SplitConfig(by="scene", val=(names[1],), test=(names[2],)))
     assert [scene for scene, _ in rest.scenes("train")] == [names[0], *names[3:]]
     with pytest.raises(DataError, match=r"split.train: no scene 'g0_s7' in the store; did you mean 'g0_s"):
-        splits.divide(store, SplitConfig(by="scene", train=("g0_s7",), val=("g1_s0",), test=("g2_s0",)))
+        division.divide(store, SplitConfig(by="scene", train=("g0_s7",), val=("g1_s0",), test=("g2_s0",)))
     store.scenes[names[1]] = replace(store.scenes[names[1]], has_mask=False)
     with pytest.raises(DataError, match=f"split.val: the scene '{names[1]}' has no mask"):
-        splits.divide(store, config)
+        division.divide(store, config)
 
 
 def test_statistics_come_from_train_cells_alone(store: Store) -> None:
-    split = splits.divide(store, SplitConfig(val=("g0",), test=("g1",)))
+    split = division.divide(store, SplitConfig(val=("g0",), test=("g1",)))
     one = next(name for name, _ in split.scenes("train"))
-    split.labels[one][:, 2:] = splits.NONE  # part of a scene: so few cells that the mean moves
+    split.labels[one][:, 2:] = division.NONE  # part of a scene: so few cells that the mean moves
     images, labels = [], []
     for name, cells in split.scenes("train"):
         rows, cols = ((0, n) for n in store.scenes[name].shape)
@@ -69,11 +69,11 @@ def test_statistics_come_from_train_cells_alone(store: Store) -> None:
         images.append(store.region(name, "image", rows, cols)[:, inside])
         labels.append(store.region(name, "mask", rows, cols)[inside])
     pixels = np.concatenate(images, axis=1).astype(np.float64)
-    mean_B, std_B = splits.band_statistics(store, split)
+    mean_B, std_B = division.band_statistics(store, split)
     np.testing.assert_allclose(mean_B, pixels.mean(axis=1))
     np.testing.assert_allclose(std_B, pixels.std(axis=1))
     counted = np.bincount(np.concatenate(labels), minlength=256)[:len(store.classes)]
-    assert splits.class_pixels(store, split, "train").tolist() == counted.tolist()
+    assert division.class_pixels(store, split, "train").tolist() == counted.tolist()
 
 
 # Blocks
@@ -125,10 +125,10 @@ def test_blocks_of_two_splits_are_a_margin_apart(transforms: list[tuple[float, .
     shapes: dict[int, list[shapely.Geometry]] = {0: [], 1: [], 2: []}
     for grid in lay(scenes, block, margin):
         of_block = generator.integers(0, 3, grid.shape[0] * grid.shape[1]).astype(np.uint8)
-        of_block[generator.random(len(of_block)) < bare] = splits.NONE  # as blocks without labels are
-        for name, labels in grid.labels(of_block, splits.NONE).items():
+        of_block[generator.random(len(of_block)) < bare] = division.NONE  # as blocks without labels are
+        for name, labels in grid.labels(of_block, division.NONE).items():
             there = ground.place(next(s for s in scenes if s.name == name))
-            for row, col in np.argwhere(labels != splits.NONE):
+            for row, col in np.argwhere(labels != division.NONE):
                 top, left = row * CELL, col * CELL
                 bottom, right = min(top + CELL, 300), min(left + CELL, 330)
                 corners = there.matrix_33 @ np.array([[left, right, right, left], [top, top, bottom, bottom], [1] * 4])
@@ -157,7 +157,7 @@ def test_a_margin_holds_across_ground_without_labels(right: int, kept: list[int]
 def test_what_a_margin_costs_is_said() -> None:
     store = PaperStore([scene("s", (1024, 1024))])
     split = divide(store, SplitConfig(by="block", block=256, margin=64))
-    lost = (split.labels["s"] == splits.NONE).mean()
+    lost = (split.labels["s"] == division.NONE).mean()
     assert 0 < lost < 0.9
     assert split.notes[-1].startswith(f"{lost:.1%} of the labelled pixels are in no split")
     with pytest.raises(DataError, match=r"no labelled pixel .*smaller split.margin or a larger split.block"):
@@ -179,7 +179,7 @@ def test_tiles_are_counted_as_landcover_ai_writes_them() -> None:
     assert list(of_k) == [0, 1]
     config = SplitConfig(by="tile", block=512, train=("M-33-1_0",), val=("M-33-1_1",), test=("N-34-2_0", "M-33-1_4"))
     split = divide(store, config)
-    expected = np.full((16, 21), splits.NONE)
+    expected = np.full((16, 21), division.NONE)
     expected[:8, :8], expected[:8, 8:16], expected[8:, 8:16] = 0, 1, 2
     np.testing.assert_array_equal(split.labels["M-33-1"], expected)
     assert (split.labels["N-34-2"] == 2).all()
@@ -252,7 +252,7 @@ def test_a_rare_class_reaches_every_split() -> None:
     balanced = divide(store, SplitConfig())
     whole_K = np.array(pixels).sum(axis=0)
     for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
-        pixels_K = splits.class_pixels(store, balanced, name)  # type: ignore[arg-type]
+        pixels_K = division.class_pixels(store, balanced, name)  # type: ignore[arg-type]
         assert pixels_K.sum() / whole_K.sum() == pytest.approx(share, abs=0.03)
         np.testing.assert_allclose(pixels_K[:2] / pixels_K.sum(), whole_K[:2] / whole_K.sum(), atol=0.03)
         assert pixels_K[2] > 0
@@ -287,12 +287,12 @@ def test_no_test_split_where_none_is_asked_for() -> None:
     assert not list(split.scenes("test"))
     assert len(list(split.scenes("train"))) + len(list(split.scenes("val"))) == 6
     three = divide(store, SplitConfig(test_fraction=0, folds=3, fold=1))
-    assert [len(list(three.scenes(name))) for name in splits.SPLITS] == [4, 2, 0]
+    assert [len(list(three.scenes(name))) for name in division.SPLITS] == [4, 2, 0]
 
 
 def test_units_without_a_labelled_pixel_are_in_no_split() -> None:
     store = groups_of([[500, 500, 0]] * 4 + [[0, 0, 0]])
-    assert (divide(store, SplitConfig()).labels["u04"] == splits.NONE).all()
+    assert (divide(store, SplitConfig()).labels["u04"] == division.NONE).all()
 
 
 def test_what_cannot_be_divided_is_refused() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from swath import tracking
 from swath.errors import ConfigError, TrainingError
-from swath.tracking import Location, MemoryTracker, MlflowTracker, RunRecord, Tracker
+from swath.tracking import mlflow_store
+from swath.tracking.mlflow_store import Location, MemoryTracker, MlflowTracker, RunRecord, Tracker
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def location(tmp_path_factory: pytest.TempPathFactory) -> Location:
-    return tracking.prepare(tmp_path_factory.mktemp("work dir 100%"))
+    return mlflow_store.prepare(tmp_path_factory.mktemp("work dir 100%"))
 
 
 @pytest.fixture(params=["memory", "mlflow"])
@@ -43,8 +43,8 @@ def case(request: pytest.FixtureRequest, location: Location) -> Case:
     def file(name: str) -> bytes:
         return Path(MlflowClient(location.uri).download_artifacts(run.run_id, name)).read_bytes()
 
-    return Case(run, lambda: tracking.find(location.uri, run.run_id),
-                lambda key: tracking.metric_history(location.uri, run.run_id, key), file)
+    return Case(run, lambda: mlflow_store.find(location.uri, run.run_id),
+                lambda key: mlflow_store.metric_history(location.uri, run.run_id, key), file)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def start(location: Location, experiment: str = "tests", **settings: object) -> 
 def test_metrics_are_recorded_by_kilopixels_and_what_is_no_number_is_left_out(case: Case) -> None:
     case.tracker.log({"val/miou": 0.5, "val/iou/lake": None, "val/iou/road": float("nan"), "loss": float("inf")}, 2.5)
     case.tracker.log({"val/miou": 0.25, "val/iou/a+b": 1}, 3.0004)
-    tracking.reporter(case.tracker)({"megapixels": 1.0, "val/miou": 0.125})
+    mlflow_store.reporter(case.tracker)({"megapixels": 1.0, "val/miou": 0.125})
     assert case.record().metrics == {"val/miou": 0.25, "val/iou/a_b": 1.0, "megapixels": 3.0004}
     assert case.history("val/miou") == [(1000, 0.125), (2500, 0.5), (3000, 0.25)]
     assert case.history("megapixels") == [(1000, 1.0), (2500, 2.5), (3000, 3.0004)]
@@ -121,7 +121,7 @@ def test_a_worker_logs_into_the_run_of_the_driver(location: Location) -> None:
     worker.log({"train/loss": 1.0}, 1.0)
     driver.end("KILLED", "stopped")
     worker.end("FINISHED")
-    record = tracking.find(location.uri, driver.run_id)
+    record = mlflow_store.find(location.uri, driver.run_id)
     assert (record.status, record.params, record.metrics["train/loss"]) == ("KILLED", {"a": "1"}, 1.0)
     ended = MlflowClient(location.uri).get_run(driver.run_id).info
     assert ended.run_name == "a run"
@@ -146,7 +146,7 @@ def test_a_deleted_experiment_is_named(location: Location) -> None:
 
 @pytest.mark.parametrize("run_id", ["0123456789abcdef", "no/such run", ""])
 def test_an_unknown_run_is_named_with_its_store(location: Location, run_id: str) -> None:
-    for look in (tracking.find, MlflowTracker.attach, lambda u, r: tracking.metric_history(u, r, "loss")):
+    for look in (mlflow_store.find, MlflowTracker.attach, lambda u, r: mlflow_store.metric_history(u, r, "loss")):
         with pytest.raises(ConfigError) as error:
             look(location.uri, run_id)
         assert f"there is no run {run_id} in this tracking store" in str(error.value)
@@ -156,21 +156,21 @@ def test_an_unknown_run_is_named_with_its_store(location: Location, run_id: str)
 
 def test_looking_for_a_run_makes_no_store(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no tracking store"):
-        tracking.find(f"sqlite:///{tmp_path}/absent.db", "abc")
+        mlflow_store.find(f"sqlite:///{tmp_path}/absent.db", "abc")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_store_is_the_argument_or_the_environment_or_the_working_directory(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    default = tracking.prepare(Path("relative"))
+    default = mlflow_store.prepare(Path("relative"))
     assert default == Location(uri=f"sqlite:///{tmp_path}/relative/mlflow.db",
                                artifact_location=f"file://{tmp_path}/relative/artifacts")
-    assert tracking.ui_command(default) == (
+    assert mlflow_store.ui_command(default) == (
         f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/relative/mlflow.db --host 127.0.0.1 --port 5000")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
-    assert tracking.prepare(tmp_path / "w").uri == f"sqlite:///{tmp_path}/elsewhere.db"
-    assert tracking.prepare(tmp_path / "w", default.uri) == default
+    assert mlflow_store.prepare(tmp_path / "w").uri == f"sqlite:///{tmp_path}/elsewhere.db"
+    assert mlflow_store.prepare(tmp_path / "w", default.uri) == default
     assert not (tmp_path / "w").exists()
 
 
@@ -181,7 +181,7 @@ def test_the_store_is_the_argument_or_the_environment_or_the_working_directory(
 def test_a_store_that_cannot_serve_is_told_in_one_line_and_soon(uri: str, tmp_path: Path) -> None:
     environment, began = dict(os.environ), time.monotonic()
     with pytest.raises(ConfigError) as error:
-        tracking.prepare(tmp_path, uri)
+        mlflow_store.prepare(tmp_path, uri)
     assert time.monotonic() - began < 15
     assert uri.split(":")[0] in str(error.value)
     assert "secret" not in str(error.value)
@@ -191,9 +191,9 @@ def test_a_store_that_cannot_serve_is_told_in_one_line_and_soon(uri: str, tmp_pa
 
 def test_a_server_keeps_its_own_artifacts_and_passwords_are_not_printed() -> None:
     server = Location(uri="https://person:secret@host/mlflow", artifact_location=None)
-    assert tracking.ui_command(server) == "python -m webbrowser 'https://person:***@host/mlflow'"
+    assert mlflow_store.ui_command(server) == "python -m webbrowser 'https://person:***@host/mlflow'"
     database = Location(uri="postgresql://person:secret@host/db", artifact_location="file:///artifacts")
-    assert '--backend-store-uri "$MLFLOW_TRACKING_URI"' in tracking.ui_command(database)
+    assert '--backend-store-uri "$MLFLOW_TRACKING_URI"' in mlflow_store.ui_command(database)
 
 
 PROCESS = """
@@ -246,7 +246,7 @@ def test_three_processes_at_once_make_one_whole_store_and_print_nothing(
         assert one.returncode == 0
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    client = MlflowClient(tracking.prepare(tmp_path).uri)
+    client = MlflowClient(mlflow_store.prepare(tmp_path).uri)
     experiments = {e.name: e.experiment_id for e in client.search_experiments()}
     assert set(experiments) == {"Default", "new"}
     runs = client.search_runs([experiments["new"]])
@@ -260,14 +260,14 @@ def test_a_store_whose_maker_was_killed_is_made_by_the_next(
     send_off(first)
     time.sleep(seconds)
     first.kill()
-    run = start(tracking.prepare(tmp_path))
+    run = start(mlflow_store.prepare(tmp_path))
     run.end("FINISHED")
-    assert tracking.find(tracking.prepare(tmp_path).uri, run.run_id).status == "FINISHED"
+    assert mlflow_store.find(mlflow_store.prepare(tmp_path).uri, run.run_id).status == "FINISHED"
 
 
 def test_logging_is_as_before_afterwards(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names = (None, "mlflow", "alembic")
     before = [(logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names]
-    tracking.prepare(tmp_path)
+    mlflow_store.prepare(tmp_path)
     assert [(logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names] == before
     assert capfd.readouterr() == ("", "")

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath import loop, models
 from swath.config import Config, LossConfig, PatchesConfig
-from swath.context import LocalContext
+from swath.models import network
+from swath.training import loop
+from swath.training.context import LocalContext
 from test_loop import CPU, TINY, with_weights
 
 
@@ -50,12 +51,12 @@ def drift(store: Store, folder: Path, loss: LossConfig, norm: Literal["group", "
     return [float((weights[0] - other).norm() / moved) for other in weights[1:]]
 
 
-def flat(net: models.Net) -> torch.Tensor:
+def flat(net: network.Net) -> torch.Tensor:
     """All parameters in a row."""
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
 
-def trained(config: Config, store: Store, folder: Path) -> models.Net:
+def trained(config: Config, store: Store, folder: Path) -> network.Net:
     """The network after a run's steps, without its reports. Labels are ignored unevenly: a patch from row to row."""
     job = loop.Job(config, store, LocalContext(folder, CPU))
     state = job.start()

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from swath import checkpoint, models, transfer
-from swath.checkpoint import Card
 from swath.config import Config, ModelConfig, PatchesConfig
 from swath.errors import CheckpointError
+from swath.models import checkpoint, transfer
+from swath.models import network as models
+from swath.models.checkpoint import Card
 
 MODEL = ModelConfig(arch="unet", encoder="tu-test_resnet", norm="group")
 CARD = Card(store="", fingerprint="", bands=3, dtype="uint8", classes=("field", "wood", "water"),

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.image import imread
 from rich.console import Console
 
-from swath import pictures, trial_tables, trials
+from swath import figures
 from swath.say import Metrics
-from swath.trials import State, Trial
+from swath.tuning import tables, trials
+from swath.tuning.trials import State, Trial
 
 
 def trial(run: str, state: State, *reports: Metrics, reason: str = "", **point: str) -> Trial:
@@ -47,7 +48,7 @@ def test_the_table_has_what_differs_and_every_reason() -> None:
     assert "worse \\| than others" in lines[4]
     assert trials.states(TRIED) == {"FAILED": 1, "FINISHED": 2, "STOPPED": 1}
     out = Console(width=100, record=True)
-    out.print(trial_tables.trials_table(TRIED))
+    out.print(tables.trials_table(TRIED))
     shown = out.export_text()
     assert "4 trials: 1 FAILED, 2 FINISHED, 1 STOPPED" in shown
     assert "bbbbbbbb FAILED: ValueError: [no]" in shown
@@ -55,7 +56,7 @@ def test_the_table_has_what_differs_and_every_reason() -> None:
 
 def test_a_picture_is_drawn_of_trials_that_reported_and_of_such_that_did_not(tmp_path: Path) -> None:
     for number, some in enumerate((TRIED, TRIED[1:2], [])):
-        pictures.search([(t.name, t.history) for t in trials.ranked(some)], tmp_path / f"{number}.png")
+        figures.search([(t.name, t.history) for t in trials.ranked(some)], tmp_path / f"{number}.png")
     drawn = [imread(tmp_path / f"{number}.png") for number in range(3)]
     assert not np.array_equal(drawn[0], drawn[2])
     assert all(np.ptp(picture) > 0 for picture in drawn)

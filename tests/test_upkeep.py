@@ -11,7 +11,8 @@ import pytest
 import rasterio
 
 import patchstore
-from patchstore import ClassInfo, ReadError, StoreError, upkeep
+from patchstore import ClassInfo, ReadError, StoreError
+from patchstore.upkeep import versions as upkeep
 
 CLASSES = (ClassInfo("a", (1, 2, 3)), ClassInfo("b", (4, 5, 6)))
 SHAPE = (150, 200)

@@ -11,13 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from patchstore.errors import OutputError, PatchstoreError, ReadError, SourceError, StateError, StoreError
-from patchstore.pyramid import CELL
-from patchstore.read import Store, open
-from patchstore.schema import ClassInfo, Scene, Settings
-from patchstore.window import Window
+from patchstore.format.pyramid import CELL
+from patchstore.format.schema import ClassInfo, Scene, Settings
+from patchstore.format.windows import Window
+from patchstore.store.read import Store, open
 
 if TYPE_CHECKING:
-    from patchstore.adapters import (
+    from patchstore.exports.scenes import export
+    from patchstore.ingestion.estimates import Estimate, estimate
+    from patchstore.ingestion.scene import SceneReport, Step, Steps, compare, create, ingest_scene, steps
+    from patchstore.sources.adapters import (
         ADAPTERS,
         find,
         find_deepglobe,
@@ -27,28 +30,25 @@ if TYPE_CHECKING:
         find_obx,
         find_tiles,
     )
-    from patchstore.estimates import Estimate, estimate
-    from patchstore.exports import export
-    from patchstore.masks import MaskCoding
-    from patchstore.pairing import Found
-    from patchstore.raster import RasterFile, RasterInfo
-    from patchstore.scene_reader import SceneReader, inspect
-    from patchstore.sources import SceneSource
-    from patchstore.write import SceneReport, Step, Steps, compare, create, ingest_scene, steps
+    from patchstore.sources.masks import MaskCoding
+    from patchstore.sources.pairing import Found
+    from patchstore.sources.raster import RasterFile, RasterInfo
+    from patchstore.sources.scene_reader import SceneReader, inspect
+    from patchstore.sources.scene_source import SceneSource
 
 # Imported when they are asked for: GDAL and what reads vectors come along, a second and 100 MB that a process which
 # only reads patches would spend for nothing.
 _LATER = {
-    "adapters": ("ADAPTERS", "find", "find_deepglobe", "find_folder", "find_icg_drone", "find_landcover_ai",
+    "sources.adapters": ("ADAPTERS", "find", "find_deepglobe", "find_folder", "find_icg_drone", "find_landcover_ai",
                  "find_obx", "find_tiles"),
-    "estimates": ("Estimate", "estimate"),
-    "exports": ("export",),
-    "masks": ("MaskCoding",),
-    "pairing": ("Found",),
-    "raster": ("RasterFile", "RasterInfo"),
-    "scene_reader": ("SceneReader", "inspect"),
-    "sources": ("SceneSource",),
-    "write": ("SceneReport", "Step", "Steps", "compare", "create", "ingest_scene", "steps"),
+    "ingestion.estimates": ("Estimate", "estimate"),
+    "exports.scenes": ("export",),
+    "sources.masks": ("MaskCoding",),
+    "sources.pairing": ("Found",),
+    "sources.raster": ("RasterFile", "RasterInfo"),
+    "sources.scene_reader": ("SceneReader", "inspect"),
+    "sources.scene_source": ("SceneSource",),
+    "ingestion.scene": ("SceneReport", "Step", "Steps", "compare", "create", "ingest_scene", "steps"),
 }
 
 __all__ = ["ADAPTERS", "CELL", "ClassInfo", "Estimate", "Found", "MaskCoding", "OutputError", "PatchstoreError",

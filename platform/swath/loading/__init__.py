@@ -1,0 +1,1 @@
+"""From a plan to batches: reader processes, the ring of buffers, augmentation."""

@@ -1,0 +1,1 @@
+"""Networks: architectures and encoders, the forward pass, checkpoints."""

@@ -1,0 +1,291 @@
+"""The order: which patches are in which batch, as a pure function of plan, seed, epoch and index.
+
+Epochs follow one another without a gap: a batch at the end of an epoch is filled from the beginning of the next, so
+that every batch is whole and the sequence does not depend on how many workers share it. An epoch is made in steps:
+
+1. *Draws.* As many as there are patches: each once where all weights are alike, else by systematic resampling, so that
+   a patch is drawn its expected number of times, rounded up or down.
+2. *Walks.* Patches that begin in one square of a level, `reach` pixels wide or nearly so, share chunks. The draws in a
+   square are one walk, or several, each a random part of them, where windows overlap so much that a part will do.
+3. *Rounds.* The walks of an epoch in random order, a few together: a round. Its patches are shuffled, but from the top
+   of their squares to the bottom, by strips one chunk high, so that few chunks are wanted at any one time.
+4. *Lanes.* The list is cut into as many equal stretches as a batch has places, and each place takes its patches from a
+   stretch of its own. A rank takes neighbouring places, so its cache serves its own lanes, whatever the others do.
+
+What it reads and how it mixes, against an order that is random throughout: tests/bench_order.py, tests/bench_mixing.py.
+
+Concentric patches are ordered by where their finest window lies; what the chunks of all their windows take is counted.
+
+Legend: P patches, G groups (the patches of a scene that are read from one level), W squares, V walks, O windows of a
+patch: one, or as many as a concentric one has scales.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swath.geometry import around
+from swath.patches.planning import PatchPlan
+
+ENOUGH = 0.6
+"""Bytes of chunks, over those of the windows, below which longer walks gain little: at 256 px decoding a chunk takes
+0.2 ms, and copying and augmenting a patch as much again. Less saves reading, and mixes worse."""
+WANTED = 1.3
+"""The same ratio, which wider squares may take twice the memory to reach."""
+LANES_BYTES = 256 << 20
+"""What all lanes together should keep in caches at most: it bounds the squares where they are wider than they have to
+be. Where one process has all lanes, it has all of this; the order may depend on the batch, but not on the number of
+workers."""
+ROUND_BYTES = 192 << 20
+"""The same for several walks to a round: memory that is spent on mixing alone."""
+MOST_TOGETHER = 8
+"""Most walks in a round."""
+SLACK = 1.5
+"""Cache over chunks wanted at a time: the least recently used is not always the one that is not wanted any more."""
+LEAST_CACHE = 32 << 20
+"""Floor of a rank's cache."""
+FAR = 2**30
+"""Beyond every position."""
+
+Ints = NDArray[np.int32]
+T = TypeVar("T")
+
+
+def batch(plan: PatchPlan, seed: int, epoch: int, index: int, batch: int) -> NDArray[np.int64]:
+    """The ids of one global batch: int64 (batch), `index` batches after the beginning of `epoch`.
+
+    Counting may go on past the end of the epoch: batch(plan, seed, 0, k, n) for k = 0, 1, … is the whole run.
+    """
+    epochs, places = np.divmod(np.arange(index * batch, (index + 1) * batch), len(plan))
+    least, more = divmod(len(plan), batch)
+    lanes, steps = places % batch, places // batch
+    at = lanes * least + np.minimum(lanes, more) + steps  # the first `more` lanes have a patch more than the others
+    ids = np.empty(batch, np.int64)
+    for further in range(int(epochs[0]), int(epochs[-1]) + 1):
+        ids[epochs == further] = sequence(plan, seed, epoch + further, batch)[at[epochs == further]]
+    return ids
+
+
+def share(ids: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
+    """The part of a global batch that one rank takes: the rank-th of world_size equal pieces."""
+    each = len(ids) // world_size
+    return ids[rank * each : (rank + 1) * each]
+
+
+def sequence(plan: PatchPlan, seed: int, epoch: int, batch: int) -> Ints:
+    """The list of an epoch that is cut into lanes: int32 (P) ids, lane after lane. The last two are kept."""
+    def make() -> Ints:
+        squares = _squares_of(plan, batch)
+        return _sequence(plan.weight_P, squares, _together(squares, batch), seed, epoch)
+
+    return _kept(_EPOCHS, plan, (seed, epoch, batch), 2, make)
+
+
+def reach(plan: PatchPlan, batch: int) -> int:
+    """Side of the squares that lanes walk, in pixels of the level that is read: 2 chunks, or more up to a shard."""
+    return _squares_of(plan, batch).reach
+
+
+def cache_bytes(plan: PatchPlan, batch: int, world_size: int) -> int:
+    """Bytes of decoded chunks that one rank should keep, so that its lanes decode hardly any of them twice.
+
+    At most 512 MB for all lanes together: large batches of many bands have less than they would need, and decode more.
+    """
+    squares = _squares_of(plan, batch)
+    lanes = batch // world_size
+    wanted = SLACK * squares.live_bytes * _together(squares, batch) * lanes
+    return max(LEAST_CACHE, round(min(wanted, 2 * LANES_BYTES * lanes / batch)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Squares:
+    """The patches of a plan by the square in which they begin. Holds no plan, and does not depend on the batch."""
+
+    reach: int
+    square_P: Ints
+    """The square in which a patch begins."""
+    strip_P: NDArray[np.uint16]
+    """The strip of its square in which a patch begins, from the top."""
+    walks_W: Ints
+    """Walks into which the draws in each square are parted in an epoch."""
+    live_bytes: float
+    """Chunks that are wanted at one time on a walk; 0 where windows hardly share any, and no cache helps."""
+    fetched: float
+    """Bytes of chunks over bytes of windows, if no chunk is decoded twice on a walk."""
+
+
+def _choose(plan: PatchPlan, batch: int) -> _Squares:
+    """The smallest squares that save enough reading, or else nearly as much as any that the memory allows.
+
+    Small squares mix best. Where windows overlap, 2 chunks mostly do; where they neither overlap nor lie on the grid of
+    chunks, each square's edge costs a row of chunks that is decoded twice, and only large ones make that rare.
+    """
+    found = [_squares(plan, min(2 * plan.chunk, plan.shard))]
+    while found[-1].fetched > ENOUGH and found[-1].reach < plan.shard:
+        wider = _squares(plan, min(2 * found[-1].reach, plan.shard))
+        room = LANES_BYTES if found[-1].fetched <= WANTED else 2 * LANES_BYTES
+        if wider.live_bytes * SLACK * batch > room:
+            break
+        found.append(wider)
+    limit = max(ENOUGH, 1.05 * min(squares.fetched for squares in found))
+    return next(squares for squares in found if squares.fetched <= limit)
+
+
+def _together(squares: _Squares, batch: int) -> int:
+    """Walks in a round: as many as memory allows, and few enough that a lane has many rounds in an epoch."""
+    room = ROUND_BYTES // max(1, squares.live_bytes * SLACK * batch)
+    return max(1, min(MOST_TOGETHER, int(room), int(squares.walks_W.sum()) // (16 * batch)))
+
+
+def _squares(plan: PatchPlan, reach: int) -> _Squares:
+    """Squares of about `reach` pixels, and what walking them costs."""
+    square_P, strip_P, squares = _place(plan, reach)
+    strips = int(strip_P.max()) + 1
+    each = range(plan.at_once)
+    first = np.full((2, len(each), squares * strips), FAR, np.int32)
+    last = -first
+    windows_W, alone_OW = np.zeros(squares), np.zeros((len(each), squares))  # in chunks: area, and all they touch
+    scale = len(plan) / plan.weight_P.sum(dtype=np.float64)
+    for part, view in product(_parts(len(plan)), each):
+        _, shift, side = _levels(plan, part, view)
+        key, touched = square_P[part] * strips + strip_P[part], np.ones(len(side), np.int64)
+        for axis, at_P in enumerate((plan.row_P, plan.col_P)):
+            at = _begin(plan, at_P, part, view) >> shift
+            low, high = np.maximum(0, at) // plan.chunk, (at + side - 1) // plan.chunk
+            np.minimum.at(first[axis, view], key, low)
+            np.maximum.at(last[axis, view], key, high)
+            touched *= high - low + 1
+        draws = plan.weight_P[part] * scale
+        windows_W += np.bincount(square_P[part], draws * (side / plan.chunk) ** 2, squares)
+        alone_OW[view] += np.bincount(square_P[part], draws * touched, squares)
+
+    box_OW = _area(first.reshape(2, -1, squares, strips).min(axis=3), last.reshape(2, -1, squares, strips).max(axis=3))
+    box_W = box_OW.sum(axis=0)
+    walks_W = np.maximum(box_W > 0, windows_W * ENOUGH // np.maximum(1, box_W)).astype(np.int32)
+    fetched = float(np.minimum(walks_W * box_OW, alone_OW).sum())
+    live = float(_area(first, last).sum(axis=0).max()) if fetched < 0.9 * alone_OW.sum() else 0.0
+    return _Squares(reach=reach, square_P=square_P, strip_P=strip_P, walks_W=walks_W,
+                    live_bytes=live * plan.chunk**2 * plan.pixel_bytes, fetched=fetched / float(windows_W.sum()))
+
+
+def _area(first: Ints, last: Ints) -> NDArray[np.float64]:
+    """Chunks of rectangles given by their first and last row and column of chunks; 0 where there is none."""
+    area: NDArray[np.float64] = np.maximum(0, last - first + 1).prod(axis=0, dtype=np.float64)
+    return area
+
+
+def _begin(plan: PatchPlan, at_P: Ints, part: slice, view: int) -> Ints:
+    """Where the windows of some patches begin along an axis: their own, or the one of a concentric patch's scale."""
+    if view == 0:
+        return at_P[part]
+    scene, scale = plan.scene_P[part], plan.scale_P[part]
+    return around(at_P[part], plan.side_SC[scene, scale], plan.side_SC[scene, scale + view])
+
+
+def _place(plan: PatchPlan, reach: int) -> tuple[Ints, NDArray[np.uint16], int]:
+    """The square in which each patch begins and the strip of it, and how many squares there are."""
+    rows, cols = _Pieces(plan, plan.row_P, reach), _Pieces(plan, plan.col_P, reach)
+    end_G = np.cumsum(rows.count_G * cols.count_G)
+    begin_G = end_G - rows.count_G * cols.count_G
+    square_P, strip_P = np.empty(len(plan), np.int32), np.empty(len(plan), np.uint16)
+    for part in _parts(len(plan)):
+        group, shift, _ = _levels(plan, part)
+        row, col = plan.row_P[part] >> shift, plan.col_P[part] >> shift
+        down, across = rows.of(row, group), cols.of(col, group)
+        square_P[part] = begin_G[group] + down * cols.count_G[group] + across
+        strip_P[part] = row // plan.chunk - (rows.low_G[group] + down * rows.size_G[group]) // plan.chunk
+    return square_P, strip_P, int(end_G[-1])
+
+
+class _Pieces:
+    """Each group's span of positions along an axis, cut into equal pieces of about `reach`: no sliver at the end."""
+
+    def __init__(self, plan: PatchPlan, at_P: Ints, reach: int) -> None:
+        groups = len(plan.scenes) * (int(plan.level_SC.max()) + 1)
+        self.low_G, high_G = np.full(groups, FAR, np.int64), np.full(groups, -FAR, np.int64)
+        for part in _parts(len(plan)):
+            group, shift, _ = _levels(plan, part)
+            at = (at_P[part] >> shift).astype(np.int64)
+            np.minimum.at(self.low_G, group, at)
+            np.maximum.at(high_G, group, at)
+        span_G = np.maximum(1, high_G - self.low_G + 1)
+        self.count_G = np.maximum(1, (span_G + reach // 2) // reach)
+        self.size_G = -(-span_G // self.count_G)
+
+    def of(self, at: Ints, group: Ints) -> Ints:
+        """The piece in which each position of a group lies."""
+        pieces: Ints = ((at - self.low_G[group]) // self.size_G[group]).astype(np.int32)
+        return pieces
+
+
+def _levels(plan: PatchPlan, part: slice, view: int = 0) -> tuple[Ints, NDArray[np.int8], Ints]:
+    """Of some patches: the group, the level that is read, and the window's side in its pixels; of concentric ones at
+    the scale of that index."""
+    at = plan.scene_P[part], plan.scale_P[part] + view
+    level = plan.level_SC[at]
+    return plan.scene_P[part] * (int(plan.level_SC.max()) + 1) + level, level, -(-plan.side_SC[at] >> level)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Slices of a million patches: what is computed from them at once stays small beside the plan."""
+    return (slice(first, first + 2**20) for first in range(0, count, 2**20))
+
+
+def _sequence(weight_P: NDArray[np.float32], squares: _Squares, together: int, seed: int, epoch: int) -> Ints:
+    """Draws, walks and rounds: the list of an epoch."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    ids_P = _draws(weight_P, generator)
+    generator.shuffle(ids_P)
+    place_P = np.arange(len(ids_P), dtype=np.int32)
+    square_P = squares.square_P[ids_P]
+    walk_P = (np.cumsum(squares.walks_W) - squares.walks_W).astype(np.int32)[square_P]
+    walk_P += place_P % squares.walks_W[square_P]  # at random, as the places are
+    round_V = generator.permutation(int(squares.walks_W.sum())) // together
+    key_P = round_V[walk_P]
+    key_P *= int(squares.strip_P.max()) + 1
+    key_P += squares.strip_P[ids_P]
+    key_P <<= 32
+    key_P |= place_P  # sorting it with the key keeps the shuffle, and needs no array of indices
+    key_P.sort()
+    key_P &= 2**32 - 1
+    return ids_P[key_P]
+
+
+def _draws(weight_P: NDArray[np.float32], generator: np.random.Generator) -> Ints:
+    """The patches of an epoch by rising id: as many as there are, each as often as its weight says, up or down."""
+    ids_P = np.arange(len(weight_P), dtype=np.int32)
+    if weight_P.min() == weight_P.max():
+        return ids_P
+    end_P = np.cumsum(weight_P, dtype=np.float64)
+    end_P /= end_P[-1]  # first, so that the end is exactly 1
+    end_P *= len(weight_P)
+    end_P += generator.random()
+    whole_P = np.minimum(end_P, len(weight_P)).astype(np.int64)
+    return np.repeat(ids_P, np.diff(whole_P, prepend=0))
+
+
+_LOCK = threading.RLock()
+_SQUARES: WeakKeyDictionary[PatchPlan, dict[Hashable, _Squares]] = WeakKeyDictionary()
+_EPOCHS: WeakKeyDictionary[PatchPlan, dict[Hashable, Ints]] = WeakKeyDictionary()
+
+
+def _squares_of(plan: PatchPlan, batch: int) -> _Squares:
+    return _kept(_SQUARES, plan, batch, 1, lambda: _choose(plan, batch))
+
+
+def _kept(shelf: WeakKeyDictionary[PatchPlan, dict[Hashable, T]], plan: PatchPlan, key: Hashable, most: int,
+             make: Callable[[], T]) -> T:
+    """What was made for a plan, or is made now; the newest are kept, for as long as the plan is. One thread makes."""
+    with _LOCK:
+        made = shelf.setdefault(plan, {})
+        if key not in made:
+            while len(made) >= most:
+                del made[next(iter(made))]
+            made[key] = make()
+        return made[key]

@@ -1,0 +1,1 @@
+"""Whole scenes through a network: overlapping windows, blended into rows."""

@@ -1,0 +1,1 @@
+"""Which ground is for training, validation and test."""

@@ -1,0 +1,1 @@
+"""Cloud-Optimised GeoTIFFs from a store, or from any rows."""

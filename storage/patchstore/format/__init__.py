@@ -1,0 +1,1 @@
+"""What a store looks like: names, metadata, levels, and where its bytes lie."""

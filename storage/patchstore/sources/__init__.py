@@ -1,0 +1,1 @@
+"""Rasters, masks and vector labels as data sets carry them."""

@@ -1,0 +1,1 @@
+"""Auditing a store, listing and removing versions."""
