@@ -1,6 +1,6 @@
 """What a trained network has to beat: one class everywhere, and a classifier of single pixels by their colour.
 
-    python tests/bench_baselines.py --store runs/dubai.zarr [--recipe dubai_unet] [--run RUN] [--json FILE]
+    python tests/bench/bench_baselines.py --store runs/dubai.zarr [--recipe dubai_unet] [--run RUN] [--json FILE]
 
 The classifiers are scikit-learn's random forests, trained on a sample of the train cells' labelled pixels: by the bands
 alone, and with their mean over the square around the pixel. All are scored as a run is, at full resolution, each

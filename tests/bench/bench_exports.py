@@ -1,6 +1,6 @@
 """Patches exported as other loaders want them, for bench_loader.py: by one process, from raw pixels in mapped files.
 
-    python tests/bench_exports.py JSON      an Export; prints the seconds that it took, imports not counted
+    python tests/bench/bench_exports.py JSON      an Export; prints the seconds that it took, imports not counted
 
 Like bench_loaders.py it imports what it needs and no more, so that it runs in MosaicML Streaming's own environment.
 Raw pixels are the fastest source there is, and every patch is written once: both are to the exports' favour.

@@ -1,6 +1,6 @@
 """Whether training can tell the order from one that is random throughout.
 
-    PYTHONPATH=jobs python tests/bench_mixing.py --seeds 5
+    PYTHONPATH=jobs python tests/bench/bench_mixing.py --seeds 5
 
 Trains the small network of the recipe `synthetic` on three generated scenes of 4,096 px, each twice from the same seed:
 in the order, and in one where every epoch is a plain permutation. Windows overlap by half and a run is a fraction of an

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 ENTRIES = {"README.md", "pyproject.toml", "constraints.txt", "LICENSE", "cluster.yaml", "platform", "jobs", "storage",
            "tests"}
 

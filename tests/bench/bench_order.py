@@ -1,6 +1,6 @@
 """What the order costs and how well it mixes, by simulation: no store, no pixels. Prints the same tables every time.
 
-    python tests/bench_order.py
+    python tests/bench/bench_order.py
 
 Plans are those of 41 scenes of 9,000 x 9,500 px (LandCover.ai's number and size), three bands of bytes and labels.
 

@@ -1,7 +1,7 @@
 """What predicting a scene takes beside its network, in time and in memory, and what other ways take. By hand.
 
-    python tests/bench_predict.py --keep DIR --python PYTHON     every row
-    python tests/bench_predict.py --shrink 8 --repetitions 1     a quick look, without MONAI
+    python tests/bench/bench_predict.py --keep DIR --python PYTHON     every row
+    python tests/bench/bench_predict.py --shrink 8 --repetitions 1     a quick look, without MONAI
 
 MONAI runs under PYTHON, since nothing of swath needs it (without --python its rows are left out):
 

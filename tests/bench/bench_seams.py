@@ -1,6 +1,6 @@
 """Whether a map shows where its windows met: class changes across the borders of windows, over those elsewhere.
 
-    python tests/bench_seams.py RUN --store runs/dubai.zarr [--scene NAME] [--picture seams.png]
+    python tests/bench/bench_seams.py RUN --store runs/dubai.zarr [--scene NAME] [--picture seams.png]
 
 Predicts a scene of the store by a trained model, with windows that overlap by half and are blended, and with windows
 that do not. A map without seams has the ratio 1, but for chance: `elsewhere` is taken over every shift of the same

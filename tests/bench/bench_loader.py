@@ -1,7 +1,7 @@
 """The loader against other loaders, and against itself without reading. By hand; needs the extra `bench`.
 
-    python tests/bench_loader.py --keep DIR --python PYTHON     every row, on four scenes of 9000 x 9500
-    python tests/bench_loader.py --side 4096 --repetitions 1 --seconds 0.5
+    python tests/bench/bench_loader.py --keep DIR --python PYTHON     every row, on four scenes of 9000 x 9500
+    python tests/bench/bench_loader.py --side 4096 --repetitions 1 --seconds 0.5
 
 LitData and MosaicML Streaming run under PYTHON, because the latter wants numpy below 2.2 (without --python their rows
 are left out):

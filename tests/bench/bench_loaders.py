@@ -1,6 +1,6 @@
 """Loaders in a process each, for bench_loader.py: ours, and the usual ones, each over a torch DataLoader.
 
-    python tests/bench_loaders.py JSON      a Spec; answers each line of standard input with one line of JSON
+    python tests/bench/bench_loaders.py JSON      a Spec; answers each line of standard input with one line of JSON
 
 The process says `{"most": …}` when its loader is ready: how many batches it may be asked for at once. `next N` leaves
 out what it has loaded ahead, or begins the next epoch where fewer than N are left of one; `take N` times N batches. So

@@ -1,7 +1,7 @@
 """The store against other ways from an orthophoto to a patch. By hand; needs the extra `bench`.
 
-    python tests/bench_storage.py --keep DIR        every row, on four scenes of 9000 x 9500
-    python tests/bench_storage.py --rows warm order --scenes 1 --rows-px 4096 --cols-px 4096
+    python tests/bench/bench_storage.py --keep DIR        every row, on four scenes of 9000 x 9500
+    python tests/bench/bench_storage.py --rows warm order --scenes 1 --rows-px 4096 --cols-px 4096
 
 One process for each way. The ways of a row are interleaved, in another order at each repetition, after one that does
 not count; a ratio is the median of the repetitions' own. On a shared machine only the ratios mean something, and on

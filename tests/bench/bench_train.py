@@ -1,7 +1,7 @@
 """What a training step costs, and what the loop adds to a bare forward and backward pass.
 
-    PYTHONPATH=platform:storage:jobs python tests/bench_train.py                                    two cores, minutes
-    PYTHONPATH=platform:storage:jobs python tests/bench_train.py --device cuda --networks unet:resnet18 \\
+    PYTHONPATH=platform:storage:jobs python tests/bench/bench_train.py                              two cores, minutes
+    PYTHONPATH=platform:storage:jobs python tests/bench/bench_train.py --device cuda --networks unet:resnet18 \\
         deeplabv3plus:efficientnet-b5 --sizes 256 512 1024 --batch 16 --variants all --steps 30     a GPU
 
 For each network, patch size and variant (arithmetic, layout, compilation): patches/s of the loop's own step over a

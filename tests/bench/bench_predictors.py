@@ -1,7 +1,7 @@
 """Ways to predict a scene, for bench_predict.py, each in a process of its own: its seconds, and the most memory that it
 had above its imports.
 
-    python tests/bench_predictors.py '{"task": "ours", "network": "small", "image": TIF, "out": NPY}'
+    python tests/bench/bench_predictors.py '{"task": "ours", "network": "small", "image": TIF, "out": NPY}'
 
 prints one line of JSON. Shapes: B bands, K classes, H x W of the scene, N windows of s x s pixels.
 """

@@ -1,6 +1,6 @@
 """What the loader takes to start, in memory and beside a network, for bench_loader.py: each in a fresh process.
 
-    python tests/bench_start.py '{"task": "first", "uri": STORE}'      prints one line of JSON
+    python tests/bench/bench_start.py '{"task": "first", "uri": STORE}'      prints one line of JSON
 """
 
 import itertools
