@@ -3,44 +3,7 @@
 python jobs/search.py RECIPE --data.store URI [--search.trials N] [any field] [--workdir DIR] [--json]
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-from rich.console import Console
-
 from swath import cli
-from swath.config import Config
-from swath.tracking import mlflow_store
-from swath.tuning import study, tables, trials
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Arguments of the job."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    workdir: Path = Path("runs")
-    """Folder of checkpoints and, where no tracking store is named, of MLflow's."""
-    json: bool = False
-    """Print one JSON object as the last line: search (the run of its summary), best (run_id, config, val_miou), states
-    (trials in each)."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the job."""
-    arguments = cli.read_configured(lambda config: Arguments(config=config), argv)
-    found = study.run(cli.lasting_config(arguments.config), cli.lasting(arguments.workdir, "workdir"))
-    out = Console(soft_wrap=True)
-    out.print(tables.trials_table(found.trials))
-    out.print(f"best     {found.best.run_id} (val/miou {found.best.val_miou:.4f})\nsearch   {found.run_id}\n"
-              f"compare  {mlflow_store.ui_command(found.location)}")
-    cli.finish(arguments.json, {
-        "search": found.run_id, "states": trials.states(found.trials),
-        "best": {"run_id": found.best.run_id, "config": asdict(found.best.config), "val_miou": found.best.val_miou}})
-
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run("search")

@@ -1,6 +1,5 @@
 """What tests share: a small generated data set in a store, and where real imagery lies."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -31,7 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store_uri(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store of that data set."""
-    import recipes
+    from swath import recipes
     from swath.experiments import ingest
 
     uri = str(tmp_path_factory.mktemp("store") / "synthetic.zarr")
@@ -72,7 +71,7 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         monkeypatch.setattr(sys, "argv", argv)
         capfd.readouterr()
         try:
-            cli.run(importlib.import_module(name).main)
+            cli.run(name)
             code = 0
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else 1

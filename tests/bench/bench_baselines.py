@@ -12,6 +12,7 @@ Legend: K classes, B bands, F features, P pixels; h rows of a piece of a region,
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from rich.table import Table
 from sklearn.ensemble import RandomForestClassifier
 
 from patchstore import Store
-from swath import cli
+from swath.commands import command_line, named_recipes
 from swath.config import Config
 from swath.errors import ConfigError, DataError
 from swath.experiments import evaluation, looks
@@ -201,13 +202,13 @@ def _number(value: float | None) -> str:
 def configuration(settings: Settings) -> Config:
     """The run's configuration, or the recipe's, with the store that is given."""
     config = (evaluation.find(settings.run, settings.workdir)[0].config if settings.run
-              else cli.recipe(settings.recipe))
+              else named_recipes.recipe(settings.recipe))
     return replace(config, data=replace(config.data, store=settings.store or config.data.store))
 
 
 def main(argv: Sequence[str]) -> None:
     """Train, score, print, and write the scores down."""
-    settings, out = cli.read(Settings, argv), Console()
+    settings, out = command_line.read(Settings, argv), Console()
     config = configuration(settings)
     store = open_store(config)
     split = divide(store, config.split)
@@ -230,4 +231,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main(sys.argv[1:])

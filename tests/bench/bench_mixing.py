@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 import patchstore
-import recipes
 from patchstore.testing import ORIGIN_M, write_scene
+from swath import recipes
 from swath.config import Config, SplitConfig
 from swath.experiments import ingest
 from swath.patches import ordering

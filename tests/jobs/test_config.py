@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath import cli
 from swath import config as configuration
+from swath.commands import command_line
 from swath.config import Config, DataConfig, LossConfig, PatchesConfig, SplitConfig, TrainConfig
 from swath.errors import ConfigError
 
@@ -72,8 +72,8 @@ def test_wrong_values_are_refused_at_construction(make: object) -> None:
 @pytest.mark.parametrize(("mask", "ignored"), [
     ("index", ("-1", "255", "1000")), ("colour", ("#00ff7F",)), ("polygons", ("no value", "1000", "#1", "a, b"))])
 def test_what_an_ingest_says_to_ignore_can_be_ignored(mask: str, ignored: tuple[str, ...]) -> None:
-    read = cli.read_configured(lambda c: _Arguments(config=c), [
-        "synthetic", "--config.data.mask", mask, "--config.data.ignored", *ignored])
+    read = command_line.read_configured(_Arguments, [
+        "synthetic", "--data.mask", mask, "--data.ignored", *ignored], USES)
     assert read.config.data.ignored == ignored
 
 
@@ -83,8 +83,11 @@ class _Arguments:
     json: bool = False
 
 
+USES = {section: command_line.every_field(section) for section in ("data", "split", "patches")}
+
+
 def test_a_recipe_is_overridden_by_the_command_line() -> None:
-    read = cli.read_configured(lambda c: _Arguments(config=c), ["dubai_unet", "--config.patches.size", "512", "--json"])
+    read = command_line.read_configured(_Arguments, ["dubai_unet", "--patches.size", "512", "--json"], USES)
     assert read.config.patches.size == 512
     assert read.config.split.test == ("tile_1", "tile_6")
     assert read.json
@@ -92,7 +95,7 @@ def test_a_recipe_is_overridden_by_the_command_line() -> None:
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean dubai_unet"):
-        cli.read_configured(lambda c: _Arguments(config=c), ["dubai_net"])
+        command_line.read_configured(_Arguments, ["dubai_net"], USES)
 
 
 def test_recipes_come_from_any_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,18 +105,18 @@ def test_recipes_come_from_any_module(tmp_path: Path, monkeypatch: pytest.Monkey
         "def mine() -> Config:\n    return Config(patches=PatchesConfig(size=96))\n"
         "def no_recipe() -> int:\n    return 1\n")
     monkeypatch.chdir(tmp_path)
-    read = cli.read_configured(lambda c: _Arguments(config=c), ["mine", "--recipes", "my_recipes"])
+    read = command_line.read_configured(_Arguments, ["mine", "--recipes", "my_recipes"], USES)
     assert read.config.patches.size == 96
     with pytest.raises(ConfigError, match="there are: mine"):
-        cli.read_configured(lambda c: _Arguments(config=c), ["no_recipe", "--recipes", "my_recipes"])
+        command_line.read_configured(_Arguments, ["no_recipe", "--recipes", "my_recipes"], USES)
 
 
 def test_published_lists_are_read_with_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("\ufeff# val\n\nimages/a.tif\n  2018-10-06_15.28.51-N.JPG  # dots\nc\n")
     (tmp_path / "test.csv").write_text('"x,1.png",6\nmasks/y.jpeg,7\n')
-    read = cli.read_configured(lambda c: _Arguments(config=c), [
-        "dubai_unet", "--config.split.val", f"@{tmp_path}/val.txt", "d",
-        "--config.split.test", f"@{tmp_path}/test.csv"])
+    read = command_line.read_configured(_Arguments, [
+        "dubai_unet", "--split.val", f"@{tmp_path}/val.txt", "d",
+        "--split.test", f"@{tmp_path}/test.csv"], USES)
     assert read.config.split.val == ("a", "2018-10-06_15.28.51-N", "c", "d")
     assert read.config.split.test == ("x,1", "y")
 
@@ -130,6 +133,6 @@ def test_lists_that_cannot_be_meant(tmp_path: Path, text: str | None, said: str)
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        cli.read_configured(lambda c: _Arguments(config=c), ["dubai_unet", "--config.split.val", f"@{path}"])
+        command_line.read_configured(_Arguments, ["dubai_unet", "--split.val", f"@{path}"], USES)
     assert said in str(caught.value)
     assert "stand once" in said or f"split.val: {path}" in str(caught.value)

@@ -12,8 +12,8 @@ import pytest
 import rasterio
 
 import patchstore
-import recipes
 from patchstore import SourceError
+from swath import recipes
 from swath.config import DataConfig
 from swath.experiments import ingest
 

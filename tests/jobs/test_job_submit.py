@@ -17,11 +17,11 @@ import psutil
 import pytest
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-import recipes
 from conftest import ROOT
 from patchstore import Store
-from swath import cli
 from swath import config as configuration
+from swath import recipes
+from swath.commands import paths
 from swath.errors import ConfigError
 from swath.patches import planning
 from swath.splits import division
@@ -180,12 +180,12 @@ def test_in_a_job_every_place_has_to_last(job_here: Callable[..., Done], monkeyp
 
 
 def test_places_that_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli.lasting(Path("runs"), "workdir") == Path.cwd() / "runs"
+    assert paths.absolute_path(Path("runs"), "workdir") == Path.cwd() / "runs"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     for place in ("", "/s.zarr", "s3://bucket/s.zarr", "file:///s.zarr"):
-        assert cli.lasting(place, "data.store") == place
+        assert paths.absolute_path(place, "data.store") == place
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///m.db")
     for uri in ("http://127.0.0.1:5000", "sqlite:////m.db", "postgresql://user@host/runs"):
-        assert cli.lasting_uri(uri) == uri
+        assert paths.absolute_tracking_uri(uri) == uri
     with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI: m\.db is relative"):
-        cli.lasting_uri("")
+        paths.absolute_tracking_uri("")

@@ -49,7 +49,7 @@ def test_the_score_is_recomputed_from_the_written_maps(job_here: Job, trained: d
                                                        workdir: Path, tmp_path: Path) -> None:
     result = last_json(job_here("evaluate", trained["run_id"], "--split", "test", "--workdir", workdir, "--json"))
     import patchstore
-    import recipes
+    from swath import recipes
     from swath.splits import division
 
     split = division.divide(patchstore.open(store_uri), recipes.synthetic().split)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from matplotlib import image as images
 
-import recipes
 from patchstore import Store
+from swath import recipes
 from swath.config import Config
 from swath.experiments import forecast, pace
 from swath.experiments.forecast import Forecast, Trial, Work

@@ -9,9 +9,9 @@ import rasterio
 import torch
 
 import patchstore
-import recipes
 from conftest import DATA
 from patchstore import SourceError
+from swath import recipes
 from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 from swath.experiments import ingest
 from swath.maps import apply

@@ -19,11 +19,11 @@ import rasterio
 from numpy.typing import NDArray
 
 import patchstore
-import recipes
 from patchstore import ADAPTERS
 from patchstore.testing import scenes, write_scene
-from swath import cli
 from swath import config as configuration
+from swath import recipes
+from swath.commands import named_recipes
 from swath.config import Config
 from swath.distributed import ingest as ray_ingest
 from swath.experiments import experiment, ingest
@@ -123,7 +123,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Job], str
     made: dict[str, str] = {}
 
     def store(name: str, job_here: Job) -> str:
-        adapter = cli.recipe(name).data.adapter
+        adapter = named_recipes.recipe(name).data.adapter
         if adapter not in made:
             folder = tmp_path_factory.mktemp(adapter)
             (folder / "scratch").mkdir()
@@ -155,14 +155,14 @@ def last_json(result: "subprocess.CompletedProcess[str]") -> dict:  # type: igno
 
 def test_every_recipe_is_looked_at_here() -> None:
     with pytest.raises(configuration.ConfigError) as caught:
-        cli.recipe("-")
+        named_recipes.recipe("-")
     assert set(re.findall(r"\w+", str(caught.value).split("there are:")[1])) == {*SYSTEMS, *OTHERS}
     assert MAKERS.keys() == ADAPTERS.keys()
 
 
 @pytest.mark.parametrize("name", [*SYSTEMS, *OTHERS])
 def test_every_recipe_can_be_read_back_and_searched(name: str) -> None:
-    config = cli.recipe(name)
+    config = named_recipes.recipe(name)
     assert configuration.from_json(config.to_json()) == config
     assert space.read(config.search.space).configurations(config)
     assert name.startswith(config.track.experiment)
@@ -170,7 +170,7 @@ def test_every_recipe_can_be_read_back_and_searched(name: str) -> None:
 
 def test_variants_of_a_system_differ_in_the_network_alone() -> None:
     for names in (SYSTEMS[:3], SYSTEMS[5:]):
-        first, *others = (cli.recipe(name) for name in names)
+        first, *others = (named_recipes.recipe(name) for name in names)
         assert len({(one.model.arch, one.model.encoder) for one in (first, *others)}) == len(names)
         for other in others:
             train = replace(other.train, micro_batch=first.train.micro_batch)  # what a card holds, not what is learnt
@@ -178,7 +178,7 @@ def test_variants_of_a_system_differ_in_the_network_alone() -> None:
 
 
 def test_what_the_systems_state_is_what_their_recipes_have() -> None:
-    landcover, codalab, dubai, drone = (cli.recipe(name) for name in (SYSTEMS[0], *SYSTEMS[3:6]))
+    landcover, codalab, dubai, drone = (named_recipes.recipe(name) for name in (SYSTEMS[0], *SYSTEMS[3:6]))
     assert (landcover.patches.size, landcover.patches.step, landcover.train.epochs, landcover.train.batch) == (
         256, 256, 20, 16)
     assert (landcover.split.val_fraction, landcover.split.test_fraction) == (0.2, 0.1)
@@ -190,7 +190,7 @@ def test_what_the_systems_state_is_what_their_recipes_have() -> None:
     assert (drone.patches.size, drone.patches.scales, drone.patches.combine) == (1000, (1, 2, 4), "mixture")
     assert drone.patches.step < drone.patches.size
     assert drone.train.batch > drone.train.micro_batch  # type: ignore[operator]
-    assert {cli.recipe(name).model.weights for name in SYSTEMS} == {"none"}
+    assert {named_recipes.recipe(name).model.weights for name in SYSTEMS} == {"none"}
 
 
 def small(config: Config) -> Config:
@@ -203,7 +203,7 @@ def small(config: Config) -> Config:
 def test_a_systems_recipe_plans_and_builds(name: str, stores: Callable[[str, Job], str], job_here: Job) -> None:
     """With its own patches too, as far as a network without memory tells."""
     uri = stores(name, job_here)
-    config = cli.recipe(name)
+    config = named_recipes.recipe(name)
     config = replace(config, data=replace(config.data, store=uri))
     store = patchstore.open(uri, merge=config.data.merge)
     costs = experiment.check(small(config), store)
@@ -225,5 +225,5 @@ def test_every_recipe_starts(name: str, stores: Callable[[str, Job], str], job_h
     record = mlflow_store.find(mlflow_store.prepare(workdir).uri, trained["run_id"])
     assert record.status == "FINISHED"
     assert record.metrics["val/miou"] == trained["val_miou"]
-    assert record.params["model.encoder"] == cli.recipe(name).model.encoder
+    assert record.params["model.encoder"] == named_recipes.recipe(name).model.encoder
     assert "train/loss" in record.metrics

@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import patchstore
-import recipes
 from patchstore import Store
+from swath import recipes
 from swath.config import (
     ClusterConfig,
     Config,
@@ -334,7 +334,7 @@ def test_what_cannot_be_scored_is_refused_in_a_line(store: Store, workdir: Path,
             (["a", "b", "--map", tmp_path], "one run or recipe"), (["--map", tmp_path], "one run or recipe"),
             (["a", "--worst", "-1"], "worst"), (["a", "--worst", "65"], "from 0 to 64"),
             (["a", "--uncovered", "out", "--map-classes", "1="], "--map-classes, --uncovered: only for a map"),
-            (["a", "--split.folds", "3"], "--split.*: only for a map"), (["a", "--ledger"], "--ledger lists"),
+            (["a", "--split.folds", "3"], "--split.folds: only for a map"), (["a", "--ledger"], "--ledger lists"),
             (["synthetic", "--map", tmp_path, "--ledger"], "--ledger lists"),
             (["a", "--pictures", __file__], "is no folder that can be written to")):
         done = job_here("evaluate", *arguments, "--workdir", workdir)

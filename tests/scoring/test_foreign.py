@@ -16,13 +16,13 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as reproject
 
 import patchstore
-import recipes
 from conftest import DATA
 from patchstore import ClassInfo, MaskCoding, SceneSource, Store
 from patchstore.errors import SourceError
 from patchstore.sources.class_raster import span
 from patchstore.sources.grid import Grid
 from patchstore.sources.value_meanings import Header
+from swath import recipes
 from swath.errors import ConfigError, DataError
 from swath.experiments import ingest
 from swath.maps.geotiff import quicklook, write_map

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import paper
-import recipes
 from patchstore import Store, Window
+from swath import recipes
 from swath.patches import planning
 from swath.patches.planning import PatchPlan
 from swath.report import plan_tables

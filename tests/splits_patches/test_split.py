@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paper import PaperStore, scene
 from patchstore import CELL, Store
-from swath import cli
+from swath.commands import command_line
 from swath.config import Config, SplitConfig
 from swath.errors import ConfigError, DataError
 from swath.splits import division, ground
@@ -187,8 +187,8 @@ def test_tiles_are_counted_as_landcover_ai_writes_them() -> None:
 
 def test_a_line_that_names_no_tile_is_said_where(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("name,area\nt_0,1\nt_1,1\n")
-    config = cli.with_lists(Config(split=SplitConfig(by="tile", block=128, train=(f"@{tmp_path / 'train.csv'}",),
-                                                     val=("t_2",), test=("t_3",))))
+    config = command_line.with_lists(Config(split=SplitConfig(
+        by="tile", block=128, train=(f"@{tmp_path / 'train.csv'}",), val=("t_2",), test=("t_3",))))
     store = PaperStore([scene("t", (256, 256)), scene("bare", (256, 256), has_mask=False)])
     with pytest.raises(DataError, match=r"split.train \(name 1 of 3\): no tile 'name' in the store; there are: t_0"):
         divide(store, config.split)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchstore
-import recipes
 from patchstore import ClassInfo, Scene, Store, StoreError
 from patchstore.store.merge import merge
+from swath import recipes
 from swath.config import ClusterConfig, PatchesConfig
 from swath.experiments import evaluation, experiment
 from swath.training import loop

@@ -1,0 +1,1 @@
+"""One module a verb: the arguments of each job, and its work in a few lines."""
