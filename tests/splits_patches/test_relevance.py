@@ -39,7 +39,7 @@ def test_foreground_and_ignored_shares(pixels: NDArray[np.int64], foreground: fl
 
 
 def test_foreground_needs_a_background() -> None:
-    with pytest.raises(ConfigError, match=r"patches.background must be given where patches.min_foreground is"):
+    with pytest.raises(ConfigError, match=r"patches.background must be given if patches.min_foreground is above 0"):
         PatchesConfig(min_foreground=0.05)
 
 

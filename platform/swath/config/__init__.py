@@ -1,4 +1,4 @@
-"""The configuration of an experiment: one frozen dataclass, of one section a subject."""
+"""The configuration of an experiment: a frozen dataclass with one section for each subject."""
 
 from swath.config.augmentation import AugmentConfig
 from swath.config.cluster import ClusterConfig, DeviceName
