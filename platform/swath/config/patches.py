@@ -9,8 +9,30 @@ from swath.config.rules import Section, check
 Combine = Literal["single", "mixture", "concentric"]
 
 
+class CombinedScales:
+    """The scales of a sample and of its placement. They follow from `scales` and `combine` of a dataclass."""
+
+    scales: tuple[float, ...]
+    combine: Combine
+
+    @property
+    def is_concentric(self) -> bool:
+        """Whether a sample shows all scales, around the same centre."""
+        return self.combine == "concentric"
+
+    @property
+    def scales_per_sample(self) -> int:
+        """Number of scales that a sample shows."""
+        return len(self.scales) if self.is_concentric else 1
+
+    @property
+    def placement_scales(self) -> tuple[float, ...]:
+        """The scales at which patches are placed, labelled and predicted: the finest if concentric, else all."""
+        return self.scales[:1] if self.is_concentric else self.scales
+
+
 @dataclass(frozen=True, kw_only=True)
-class PatchesConfig(Section):
+class PatchesConfig(CombinedScales, Section):
     """What the network sees: patches of size x size pixels. Each patch pixel spans `scale` scene pixels."""
 
     size: int = 256
@@ -75,18 +97,3 @@ class PatchesConfig(Section):
     def step(self) -> int:
         """Distance between neighbouring patches in patch pixels."""
         return self.size if self.stride is None else self.stride
-
-    @property
-    def together(self) -> bool:
-        """Whether a sample shows all scales at once, around one centre."""
-        return self.combine == "concentric"
-
-    @property
-    def at_once(self) -> int:
-        """How many scales a sample shows."""
-        return len(self.scales) if self.together else 1
-
-    @property
-    def placed(self) -> tuple[float, ...]:
-        """The scales that have patches, labels and predictions of their own: of concentric ones the finest."""
-        return self.scales[:1] if self.together else self.scales

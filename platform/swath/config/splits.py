@@ -13,8 +13,8 @@ class SplitConfig(Section):
     """Which ground is used for training, validation and test."""
 
     by: Literal["group", "scene", "block", "tile"] = "group"
-    """Unit that is never divided between splits. The overlap certificate reports the ground that splits share. Blocks as
-    large as a patch window and without a margin are the usual random draw of patches, which leaks.
+    """Unit that is never divided between splits. The overlap certificate reports the ground that splits share. Blocks
+    as large as a patch window and without a margin are the usual random draw of patches, which leaks.
     - `group`: all scenes that show the same or adjoining ground.
     - `scene`: single scenes, for published lists that divide groups.
     - `block`: squares of ground with a side of `split.block` pixels, the same for all scenes that show them.

@@ -145,7 +145,7 @@ def placed(config: Config) -> tuple[Config, Store]:
 
 def run_name(config: Config) -> str:
     """A name that tells runs apart at a glance: unet-resnet18-256x1, …x1+4 for a mixture, …x1&4 for concentric ones."""
-    scales = ("&" if config.patches.together else "+").join(f"{scale:g}" for scale in config.patches.scales)
+    scales = ("&" if config.patches.is_concentric else "+").join(f"{scale:g}" for scale in config.patches.scales)
     return f"{config.model.arch}-{config.model.encoder}-{config.patches.size}x{scales}"
 
 
@@ -229,7 +229,7 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
         planning.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
     micro_batches(config, config.cluster.workers)
     Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype,
-            scales=config.patches.scales[:config.patches.at_once])
+            scales=config.patches.scales[:config.patches.scales_per_sample])
     counting.check_without(store, config)
 
 

@@ -148,7 +148,7 @@ class Loader:
 
     def _filler(self) -> _Filler:
         readers = min(self.readers, self.share)
-        layout = Layout(slots=SLOTS, patches=self.share, scales=self.plan.at_once, bands=self.store.bands,
+        layout = Layout(slots=SLOTS, patches=self.share, scales=self.plan.scales_per_sample, bands=self.store.bands,
                         size=self.plan.size, dtype=self.store.dtype.str, readers=max(1, readers))
         cache = ordering.cache_bytes(self.plan, self.batch, self.world_size) // layout.readers
         setup = Setup(store=self.store.with_cache(cache), fingerprint=self.store.fingerprint, augment=self.augment,

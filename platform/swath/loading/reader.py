@@ -145,7 +145,7 @@ def read(store: Store, plan: "PatchPlan", ids: Sequence[int] | NDArray[np.int64]
     """Patches of a plan as they are stored: images (N, S, B, size, size), and labels (N, size, size), of which those in
     cells outside of the plan's split are ignored. Raises as `Store.read`."""
     task = Task(index=0, slot=0, place=0, views=tuple(plan.views(ids)), own=plan.own(ids))
-    images_NSBHW = np.empty((len(ids), plan.at_once, store.bands, plan.size, plan.size), store.dtype)
+    images_NSBHW = np.empty((len(ids), plan.scales_per_sample, store.bands, plan.size, plan.size), store.dtype)
     labels_NHW = np.empty((len(ids), plan.size, plan.size), np.uint8)
     wait, ignore_foreign = begin(store, task, images_NSBHW, labels_NHW, None, 0)
     wait()

@@ -151,7 +151,7 @@ def _windows(plan: PatchPlan) -> list[tuple[int, NDArray[np.int64], NDArray[np.i
     """Number, rows and columns (first and past the last, int64 (2, P)) of the windows of each scene of a plan; of
     concentric patches those of the coarsest scale, which hold the others."""
     own_P = side_P = plan.side_SC[plan.scene_P, plan.scale_P].astype(np.int64)
-    if plan.together:
+    if plan.is_concentric:
         side_P = plan.side_SC[plan.scene_P, -1].astype(np.int64)
     order_P = np.argsort(plan.scene_P, kind="stable")
     bounds = np.searchsorted(plan.scene_P[order_P], np.arange(len(plan.scenes) + 1))

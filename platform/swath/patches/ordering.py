@@ -147,7 +147,7 @@ def _squares(plan: PatchPlan, reach: int) -> _Squares:
     """Squares of about `reach` pixels, and what walking them costs."""
     square_P, strip_P, squares = _place(plan, reach)
     strips = int(strip_P.max()) + 1
-    each = range(plan.at_once)
+    each = range(plan.scales_per_sample)
     first = np.full((2, len(each), squares * strips), FAR, np.int32)
     last = -first
     windows_W, alone_OW = np.zeros(squares), np.zeros((len(each), squares))  # in chunks: area, and all they touch

@@ -56,8 +56,8 @@ def rows(store: Store, name: SplitName, plan: PatchPlan) -> list[Row]:
     """One row for each scale of a split's plan; scales without a patch have zeros. Concentric patches are in all."""
     every = []
     for index, scale in enumerate(plan.scales):
-        own = index < len(plan.placed)
-        patches_C = np.bincount(plan.scene_P[plan.together | (plan.scale_P == index)], minlength=len(plan.scenes))
+        own = index < len(plan.placement_scales)
+        patches_C = np.bincount(plan.scene_P[plan.is_concentric | (plan.scale_P == index)], minlength=len(plan.scenes))
         taken = np.flatnonzero(patches_C)
         patches, side_C, level_C = int(patches_C.sum()), plan.side_SC[:, index], plan.level_SC[:, index]
         read_C = (-(-side_C.astype(np.int64) >> level_C)) ** 2 * (plan.pixel_bytes - (not own))

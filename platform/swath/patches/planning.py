@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from patchstore import CELL, Store, Window
 from patchstore.format.windows import ENLARGED, centres, locate
-from swath.config import Config, PatchesConfig
+from swath.config import Combine, CombinedScales, Config, PatchesConfig
 from swath.errors import DataError
 from swath.geometry import around
 from swath.patches import relevance
@@ -45,7 +45,7 @@ class Own:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PatchPlan:
+class PatchPlan(CombinedScales):
     """The patches of a split: 13 bytes each, 17 where weights differ.
 
     Concentric patches are those of the finest scale: their place, labels, counts and weights are of its windows. Around
@@ -79,7 +79,7 @@ class PatchPlan:
     pixel_bytes: int
     """Bytes of a decoded pixel: its bands and its label."""
     there_SK: NDArray[np.float64]
-    """Patch pixels of each class in the patches of each scale of `placed`, each patch once."""
+    """Patch pixels of each class in the patches of each scale of `placement_scales`, each patch once."""
     drawn_SK: NDArray[np.float64]
     """The same as expected in an epoch of draws."""
     exact: float
@@ -89,27 +89,17 @@ class PatchPlan:
     """What whoever uses the plan should know, each a sentence."""
     cells: Mapping[str, NDArray[np.bool_]] | None
     """The split's cells by scene where patches reach over foreign ones, whose labels are to be ignored; else none."""
-    together: bool = False
-    """Whether a patch is seen at all scales at once (concentric), or at its own."""
+    combine: Combine = "mixture"
+    """How the scales are combined, as configured."""
 
     def __len__(self) -> int:
         return len(self.scene_P)
-
-    @property
-    def at_once(self) -> int:
-        """How many scales a patch is seen at."""
-        return len(self.scales) if self.together else 1
-
-    @property
-    def placed(self) -> tuple[float, ...]:
-        """The scales that patches lie at: of concentric ones the finest."""
-        return self.scales[:1] if self.together else self.scales
 
     def views(self, ids: Sequence[int] | NDArray[np.int64]) -> list[tuple[Window, ...]]:
         """All that is seen of patches: for each id its window, and those of the further scales around its centre. They
         may begin outside of the scene."""
         windows = self.windows(ids)
-        if not self.together:
+        if not self.is_concentric:
             return [(window,) for window in windows]
         return [(window, *(Window(window.scene, around(window.row, window.side, side),
                                   around(window.col, window.side, side), side)
@@ -144,7 +134,7 @@ class PatchPlan:
     @property
     def megapixels(self) -> float:
         """Patch pixels of one epoch, of all scales that are seen, in millions."""
-        return len(self) * self.at_once * self.size**2 / 1e6
+        return len(self) * self.scales_per_sample * self.size**2 / 1e6
 
 
 def factor(config: PatchesConfig, pixel_m2: float | None) -> float:
@@ -207,7 +197,7 @@ def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None
                         for values, kind in (([piece.scene for piece in found.pieces], np.int32),
                                              ([piece.scale for piece in found.pieces], np.uint8)))
     return PatchPlan(
-        size=config.patches.size, scales=config.patches.scales, together=config.patches.together,
+        size=config.patches.size, scales=config.patches.scales, combine=config.patches.combine,
         scenes=tuple(found.cells), scene_P=scene_P,
         row_P=np.concatenate([piece.row_P for piece in found.pieces]),
         col_P=np.concatenate([piece.col_P for piece in found.pieces]), scale_P=scale_P, weight_P=weight_P,
@@ -246,8 +236,8 @@ class _Survey:
                                  np.int8).reshape(self.side_SC.shape)
         self.pieces: list[_Piece] = []
         self.patches = self.exact = 0
-        self.labelled_S, self.unreached_S = np.zeros((2, len(config.placed)))
-        self.there_SK = np.zeros((len(config.placed), len(store.classes)))
+        self.labelled_S, self.unreached_S = np.zeros((2, len(config.placement_scales)))
+        self.there_SK = np.zeros((len(config.placement_scales), len(store.classes)))
 
     def run(self) -> None:
         """Find the patches."""
@@ -256,7 +246,8 @@ class _Survey:
             labelled_IJ, shape = counts_IJK.sum(axis=2), self.store.scenes[scene].shape
             boxes = rectangles(cells_IJ if self.config.foreign == "exclude" else np.ones_like(cells_IJ))
             sums = CellSums(counts_IJK, shape)
-            outer = int(self.side_SC[number, -1]) if self.config.together and self.config.foreign == "exclude" else None
+            narrowed = self.config.is_concentric and self.config.foreign == "exclude"
+            outer = int(self.side_SC[number, -1]) if narrowed else None
             for index, side in enumerate(self._sides(number)):
                 stride = max(1, round(self.config.step * float(self.factor_SC[number, index])))
                 found = places(shape, boxes, side, stride, outer)
@@ -275,7 +266,7 @@ class _Survey:
     def bare(self) -> list[float]:
         """The scales of which no patch is left."""
         found = {piece.scale for piece in self.pieces if len(piece.row_P)}
-        return [scale for index, scale in enumerate(self.config.placed) if index not in found]
+        return [scale for index, scale in enumerate(self.config.placement_scales) if index not in found]
 
     def weigh(self, classes: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The weight of every patch, and the class pixels that are then drawn: float32 (P), float64 (S, K).
@@ -288,7 +279,7 @@ class _Survey:
         for number, scene in enumerate(self.cells):
             sums = CellSums(self._counts(scene), self.store.scenes[scene].shape)
             for index, side in enumerate(self._sides(number)):
-                piece = self.pieces[number * len(self.config.placed) + index]
+                piece = self.pieces[number * len(self.config.placement_scales) + index]
                 here_P = weight_P[first:first + len(piece.row_P)]
                 for some, pixels_PK in sums.by_class(piece.row_P, piece.col_P, side):
                     pixels_PK *= (self.config.size / side) ** 2
@@ -299,7 +290,7 @@ class _Survey:
 
     def _sides(self, scene: int) -> list[int]:
         """Sides of the windows that patches have in a scene, by scale."""
-        sides: list[int] = self.side_SC[scene, :len(self.config.placed)].tolist()
+        sides: list[int] = self.side_SC[scene, :len(self.config.placement_scales)].tolist()
         return sides
 
     def _counts(self, scene: str) -> NDArray[np.int64]:
@@ -315,7 +306,7 @@ def _empty(found: _Survey) -> str:
     if not found.cells:
         return what + f"no cell is in the {split} split; give it ground by split.{split} or a fraction"
     if not sieve.seen:
-        sides = np.unique(found.side_SC[:, -1] if config.together else found.side_SC).tolist()
+        sides = np.unique(found.side_SC[:, -1] if config.is_concentric else found.side_SC).tolist()
         return what + (f"no window of {' or '.join(map(str, sides))} scene pixels fits into the {split} cells of "
                        f"{len(found.cells)} scenes; use a smaller patches.size or patches.scales, larger blocks, or "
                        "patches.foreign ignore")
@@ -334,9 +325,9 @@ def _notes(found: _Survey) -> list[str]:
         if few := int((wanted_C > levels_C - 1).sum()):
             notes.append(f"Scale {scale:g} is coarser than the levels of {few} of {len(levels_C)} {split} scenes; "
                          "their coarsest is read and resampled.")
-    for index, scale in enumerate(config.placed):
+    for index, scale in enumerate(config.placement_scales):
         if lost := round(found.unreached_S[index]):
-            around_it = f" and the ground around it at scale {config.scales[-1]:g}" if config.together else ""
+            around_it = f" and the ground around it at scale {config.scales[-1]:g}" if config.is_concentric else ""
             notes.append(f"{lost:,} of {round(found.labelled_S[index]):,} labelled {split} pixels lie where no window "
                          f"of scale {scale:g}{around_it} fits into the {split} cells; no patch reaches them.")
     notes += [f"No {split} patch is left at scale {scale:g}." for scale in found.bare()]

@@ -150,11 +150,11 @@ def place(base: Config, point: Point) -> Config:
         several = base.patches.combine if base.patches.combine != "single" else "mixture"
         values = {"patches.combine": several if len(scales) > 1 else "single"} | values
     size, micro_batch = values.get("patches.size", base.patches.size), base.train.micro_batch
-    together = values.get("patches.combine", base.patches.combine) == "concentric"
-    at_once = len(scales or base.patches.scales) if together else 1
-    if (size, at_once) != (base.patches.size, base.patches.at_once) and size > 0:
+    is_concentric = values.get("patches.combine", base.patches.combine) == "concentric"
+    scales_per_sample = len(scales or base.patches.scales) if is_concentric else 1
+    if (size, scales_per_sample) != (base.patches.size, base.patches.scales_per_sample) and size > 0:
         ratio, stride, workers = size / base.patches.size, base.patches.stride, base.cluster.workers
-        pixels = ratio**2 * at_once / base.patches.at_once
+        pixels = ratio**2 * scales_per_sample / base.patches.scales_per_sample
         values = {"train.batch": workers * max(1, round(base.train.batch / pixels / workers)),
                   "train.micro_batch": (micro_batch if micro_batch == "auto" else
                                         max(1, round(micro_batch / pixels))),
