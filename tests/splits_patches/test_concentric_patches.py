@@ -90,7 +90,7 @@ def test_a_plan_s_patches_have_one_centre_and_keep_to_their_split(store: Store, 
     alone = planning.plan(store, Config(patches=replace(config.patches, scales=(1.0,), combine="single"), split=blocks),
                          "train", labels=split)
     assert (len(plan) < len(alone)) == (foreign == "exclude")
-    assert plan.there_SK.shape == (1, len(store.classes))
+    assert plan.class_pixels_SK.shape == (1, len(store.classes))
 
 
 def test_the_certificate_sees_the_coarsest_windows_to_the_pixel(store: Store, blocks: SplitConfig) -> None:

@@ -46,7 +46,8 @@ def planned(patches_4P: NDArray[np.int32], size: int, scales: tuple[float, ...] 
         weight_P=np.broadcast_to(np.float32(1), len(scene_P)) if weights is None else weights.astype(np.float32),
         side_SC=np.array([[round(size * s) for s in scales]] * scenes, np.int32),
         level_SC=np.array([[int(np.log2(s)) for s in scales]] * scenes, np.int8), chunk=256, shard=2048, pixel_bytes=4,
-        there_SK=np.zeros((len(scales), 1)), drawn_SK=np.zeros((len(scales), 1)), exact=1.0, notes=(), cells=None)
+        class_pixels_SK=np.zeros((len(scales), 1)),
+        drawn_class_pixels_SK=np.zeros((len(scales), 1)), exact=1.0, notes=(), cells=None)
 
 
 @settings(deadline=None, max_examples=50)

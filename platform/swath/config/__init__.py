@@ -15,6 +15,6 @@ from swath.config.training import TrainConfig
 
 __all__ = [
     "LAYOUT", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "CombinedScales", "Config", "DataConfig",
-    "DeviceName", "LossConfig", "LossName", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig", "SplitConfig",
-    "TrackConfig", "TrainConfig", "from_json", "load",
+    "DeviceName", "LossConfig", "LossName", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig",
+    "SplitConfig", "TrackConfig", "TrainConfig", "from_json", "load",
 ]

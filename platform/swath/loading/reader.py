@@ -26,7 +26,7 @@ from patchstore import PatchstoreError, Store, StoreError, Window
 from swath.loading.augment import Augment
 
 if TYPE_CHECKING:  # a process that imports the plans' makers takes twice the memory
-    from swath.patches.planning import Own, PatchPlan
+    from swath.patches.planning import OwnCells, PatchPlan
 
 STARTING, IDLE, READING, VARYING = range(4)
 """What a reader does, as it notes beside the batches."""
@@ -44,7 +44,7 @@ class Task:
     """Place in the run of its first patch: what each patch is varied by follows from its place."""
     views: tuple[tuple[Window, ...], ...]
     """For each patch all that is seen of it: its window, and those of further scales around its centre."""
-    own: "tuple[Own | None, ...]"
+    own: "tuple[OwnCells | None, ...]"
     """For each patch where its labels count; None: everywhere."""
 
     @property

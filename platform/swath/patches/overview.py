@@ -69,7 +69,7 @@ def rows(store: Store, name: SplitName, plan: PatchPlan) -> list[Row]:
             split=name, scale=scale, patches=patches, megapixels=pixels / 1e6, bytes=int((patches_C * read_C).sum()),
             side_px=(int(side_C[taken].min()), int(side_C[taken].max())) if patches else (0, 0),
             side_m=(min(known), max(known)) if known and len(known) == len(metres) else None,
-            labelled=(float(plan.there_SK[index].sum()) / pixels if pixels else 0.0) if own else None,
+            labelled=(float(plan.class_pixels_SK[index].sum()) / pixels if pixels else 0.0) if own else None,
             exact=float(plan.exact)))
     return every
 
@@ -78,8 +78,8 @@ def shares(store: Store, split: Split, plan: PatchPlan) -> list[Share]:
     """Each class's share of the train cells, of the train plan's patches, and of what an epoch draws."""
     pixels_K = class_pixels(store, split, "train")
     cells_K, patches_K, drawn_K = (values_K / max(1, values_K.sum()) for values_K in (
-        pixels_K, plan.there_SK.sum(axis=0), plan.drawn_SK.sum(axis=0)))
-    drawn_SK = plan.drawn_SK / np.maximum(1, plan.drawn_SK.sum(axis=1, keepdims=True))
+        pixels_K, plan.class_pixels_SK.sum(axis=0), plan.drawn_class_pixels_SK.sum(axis=0)))
+    shares_SK = plan.drawn_class_pixels_SK / np.maximum(1, plan.drawn_class_pixels_SK.sum(axis=1, keepdims=True))
     return [Share(name=info.name, pixels=int(pixels_K[k]), cells=float(cells_K[k]), patches=float(patches_K[k]),
-                  drawn=float(drawn_K[k]), drawn_by_scale=tuple(drawn_SK[:, k].tolist()))
+                  drawn=float(drawn_K[k]), drawn_by_scale=tuple(shares_SK[:, k].tolist()))
             for k, info in enumerate(store.classes)]

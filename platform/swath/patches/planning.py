@@ -29,7 +29,7 @@ LEAST, MOST = 1 / ENLARGED, 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Own:
+class OwnCells:
     """Which pixels of a patch lie in its split's own cells; small, to be sent to who reads the patch."""
 
     cells_IJ: NDArray[np.bool_]
@@ -78,9 +78,9 @@ class PatchPlan(CombinedScales):
     """Side of the store's shards in pixels."""
     pixel_bytes: int
     """Bytes of a decoded pixel: its bands and its label."""
-    there_SK: NDArray[np.float64]
+    class_pixels_SK: NDArray[np.float64]
     """Patch pixels of each class in the patches of each scale of `placement_scales`, each patch once."""
-    drawn_SK: NDArray[np.float64]
+    drawn_class_pixels_SK: NDArray[np.float64]
     """The same as expected in an epoch of draws."""
     exact: float
     """Share of the patches whose class pixels are exact: at full resolution, with edges on the grid of cells. Those of
@@ -114,21 +114,21 @@ class PatchPlan(CombinedScales):
             for i in ids
         ]
 
-    def own(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[Own | None, ...]:
+    def own(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[OwnCells | None, ...]:
         """Where patches may use their labels; none for each where that is everywhere.
 
         A pixel of a level lies in one cell: levels have pixels of 1 to 32 scene pixels, cells 64.
         """
         return tuple(None if self.cells is None else self._own(self.cells, int(i)) for i in ids)
 
-    def _own(self, cells: Mapping[str, NDArray[np.bool_]], patch: int) -> Own:
+    def _own(self, cells: Mapping[str, NDArray[np.bool_]], patch: int) -> OwnCells:
         scene, scale = self.scene_P[patch], self.scale_P[patch]
         cells_IJ, level = cells[self.scenes[scene]], int(self.level_SC[scene, scale])
         square = locate(int(self.row_P[patch]), int(self.col_P[patch]), int(self.side_SC[scene, scale]), self.size,
                         level + 1)
         row_H, col_W = (np.clip((at << level) // CELL, 0, length - 1)
                         for at, length in zip(centres(square, self.size), cells_IJ.shape, strict=True))
-        return Own(cells_IJ=cells_IJ[row_H[0]:row_H[-1] + 1, col_W[0]:col_W[-1] + 1],
+        return OwnCells(cells_IJ=cells_IJ[row_H[0]:row_H[-1] + 1, col_W[0]:col_W[-1] + 1],
                    row_H=(row_H - row_H[0]).astype(np.uint16), col_W=(col_W - col_W[0]).astype(np.uint16))
 
     @property
@@ -192,7 +192,7 @@ def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None
                         "prediction averages over every scale; leave it out of patches.scales, or use a smaller "
                         "patches.size, larger blocks or looser filters")
     weight_P, drawn_SK = (found.weigh(classes) if split == "train" and config.patches.balance != "none" else
-                          (np.broadcast_to(np.float32(1), found.patches), found.there_SK))
+                          (np.broadcast_to(np.float32(1), found.patches), found.class_pixels_SK))
     scene_P, scale_P = (np.repeat(np.array(values, kind), [len(piece.row_P) for piece in found.pieces])
                         for values, kind in (([piece.scene for piece in found.pieces], np.int32),
                                              ([piece.scale for piece in found.pieces], np.uint8)))
@@ -202,8 +202,8 @@ def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None
         row_P=np.concatenate([piece.row_P for piece in found.pieces]),
         col_P=np.concatenate([piece.col_P for piece in found.pieces]), scale_P=scale_P, weight_P=weight_P,
         side_SC=found.side_SC, level_SC=found.level_SC, chunk=store.settings.chunk, shard=store.settings.shard,
-        pixel_bytes=store.bands * store.dtype.itemsize + 1, there_SK=found.there_SK, drawn_SK=drawn_SK,
-        exact=found.exact / found.patches, notes=tuple(_notes(found)),
+        pixel_bytes=store.bands * store.dtype.itemsize + 1, class_pixels_SK=found.class_pixels_SK,
+        drawn_class_pixels_SK=drawn_SK, exact=found.exact / found.patches, notes=tuple(_notes(found)),
         cells=found.cells if config.patches.foreign == "ignore" else None)
 
 
@@ -237,7 +237,7 @@ class _Survey:
         self.pieces: list[_Piece] = []
         self.patches = self.exact = 0
         self.labelled_S, self.unreached_S = np.zeros((2, len(config.placement_scales)))
-        self.there_SK = np.zeros((len(config.placement_scales), len(store.classes)))
+        self.class_pixels_SK = np.zeros((len(config.placement_scales), len(store.classes)))
 
     def run(self) -> None:
         """Find the patches."""
@@ -256,7 +256,7 @@ class _Survey:
                 keep_P = np.zeros(len(found.row_P), np.bool_)
                 for some, pixels_PK in sums.by_class(found.row_P, found.col_P, side):
                     keep_P[some] = kept_P = self.sieve.keep(pixels_PK, side)
-                    self.there_SK[index] += pixels_PK[kept_P].sum(axis=0) * (self.config.size / side) ** 2
+                    self.class_pixels_SK[index] += pixels_PK[kept_P].sum(axis=0) * (self.config.size / side) ** 2
                 piece = _Piece(scene=number, scale=index, row_P=found.row_P[keep_P], col_P=found.col_P[keep_P])
                 if side == self.config.size:
                     self.exact += int(sums.exact(piece.row_P, piece.col_P, side).sum())
@@ -273,9 +273,9 @@ class _Survey:
 
         The cells are read again: class pixels by patch would be many times as large as the plan.
         """
-        total_K = self.there_SK.sum(axis=0)
+        total_K = self.class_pixels_SK.sum(axis=0)
         balance = relevance.balance(self.config, classes, total_K)
-        weight_P, drawn_SK, first = np.empty(self.patches, np.float32), np.zeros_like(self.there_SK), 0
+        weight_P, drawn_SK, first = np.empty(self.patches, np.float32), np.zeros_like(self.class_pixels_SK), 0
         for number, scene in enumerate(self.cells):
             sums = CellSums(self._counts(scene), self.store.scenes[scene].shape)
             for index, side in enumerate(self._sides(number)):

@@ -1,8 +1,8 @@
 """Scores of whole scenes: windows through a network, batch after batch, blended into rows from top to bottom.
 
-Shapes: N windows of a batch, S scales of a sample (1, or all if `is_concentric`), B bands, K classes, H x W of a scene, h
-rows of one piece, s the side of a patch. Memory is a few times that of one row of windows (K x side x columns of the region, at
-a coarse scale in its own pixels), whatever the scene's height.
+Shapes: N windows of a batch, S scales of a sample (1, or all if `is_concentric`), B bands, K classes, H x W of a scene,
+h rows of one piece, s the side of a patch. Memory is a few times that of one row of windows (K x side x columns of the
+region, at a coarse scale in its own pixels), whatever the scene's height.
 """
 
 from bisect import bisect_right
