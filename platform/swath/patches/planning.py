@@ -21,7 +21,7 @@ from swath.errors import DataError
 from swath.geometry import around
 from swath.patches import relevance
 from swath.patches.places import CellSums, places, rectangles
-from swath.patches.relevance import Sieve
+from swath.patches.relevance import RelevanceFilter
 from swath.splits.division import Split, SplitName, divide
 
 LEAST, MOST = 1 / ENLARGED, 64
@@ -183,7 +183,8 @@ def plan(store: Store, config: Config, split: SplitName, *, labels: Split | None
     classes = [info.name for info in store.classes]
     rules = relevance.rules(config.patches, classes)
     relevance.named(config.patches, classes)
-    found = _Survey(store, config.patches, split, dict(labels.scenes(split)), Sieve(rules if split == "train" else ()))
+    found = _PlanBuilder(store, config.patches, split, dict(labels.scenes(split)),
+                         RelevanceFilter(rules if split == "train" else ()))
     found.run()
     if not found.patches:
         raise DataError(_empty(found))
@@ -217,12 +218,12 @@ class _Piece:
     col_P: NDArray[np.int32]
 
 
-class _Survey:
+class _PlanBuilder:
     """What a plan is made of, scene by scene: each scene's cells are in memory only while it is looked at."""
 
     def __init__(self, store: Store, config: PatchesConfig, split: SplitName, cells: dict[str, NDArray[np.bool_]],
-                 sieve: Sieve) -> None:
-        self.store, self.config, self.split, self.cells, self.sieve = store, config, split, cells, sieve
+                 relevant: RelevanceFilter) -> None:
+        self.store, self.config, self.split, self.cells, self.relevant = store, config, split, cells, relevant
         scenes = [store.scenes[name] for name in cells]
         unknown = [scene.name for scene in scenes if scene.pixel_m2 is None]
         if config.pixel_m and unknown:
@@ -255,7 +256,7 @@ class _Survey:
                 self.unreached_S[index] += (labelled_IJ * (1 - found.reached_IJ)).sum()
                 keep_P = np.zeros(len(found.row_P), np.bool_)
                 for some, pixels_PK in sums.by_class(found.row_P, found.col_P, side):
-                    keep_P[some] = kept_P = self.sieve.keep(pixels_PK, side)
+                    keep_P[some] = kept_P = self.relevant.keep(pixels_PK, side)
                     self.class_pixels_SK[index] += pixels_PK[kept_P].sum(axis=0) * (self.config.size / side) ** 2
                 piece = _Piece(scene=number, scale=index, row_P=found.row_P[keep_P], col_P=found.col_P[keep_P])
                 if side == self.config.size:
@@ -298,25 +299,25 @@ class _Survey:
         return self.store.counts(scene) * self.cells[scene][..., None]
 
 
-def _empty(found: _Survey) -> str:
+def _empty(found: _PlanBuilder) -> str:
     """Why a plan has no patch: which step left none, what was there before it, and what to do."""
-    config, split, sieve = found.config, found.split, found.sieve
+    config, split, relevant = found.config, found.split, found.relevant
     what = (f"{found.store.uri}: no {split} patch of {config.size} px at scale "
             f"{', '.join(f'{s:g}' for s in config.scales)}: ")
     if not found.cells:
         return what + f"no cell is in the {split} split; give it ground by split.{split} or a fraction"
-    if not sieve.seen:
+    if not relevant.seen:
         sides = np.unique(found.side_SC[:, -1] if config.is_concentric else found.side_SC).tolist()
         return what + (f"no window of {' or '.join(map(str, sides))} scene pixels fits into the {split} cells of "
                        f"{len(found.cells)} scenes; use a smaller patches.size or patches.scales, larger blocks, or "
                        "patches.foreign ignore")
     where = "lie in" if config.foreign == "exclude" else "are in scenes with"
-    rule = sieve.culprit()
+    rule = relevant.culprit()
     remedy = f"{'lower' if rule.least else 'raise'} {rule.field}" if rule else "give the split labelled ground"
-    return what + f"{sieve.seen:,} windows {where} {split} cells; {sieve.story()}; {remedy}"
+    return what + f"{relevant.seen:,} windows {where} {split} cells; {relevant.story()}; {remedy}"
 
 
-def _notes(found: _Survey) -> list[str]:
+def _notes(found: _PlanBuilder) -> list[str]:
     """What whoever uses the plan should know."""
     config, split, notes = found.config, found.split, []
     levels_C = np.array([found.store.scenes[name].levels for name in found.cells])
@@ -334,7 +335,7 @@ def _notes(found: _Survey) -> list[str]:
     if config.step > config.size:
         notes.append(f"patches.stride {config.step} is more than patches.size {config.size}: pixels between patches "
                      "are in none.")
-    if found.sieve.dropped:
-        notes.append(f"Of {found.sieve.seen:,} {split} windows {found.sieve.story()}.")
+    if found.relevant.dropped:
+        notes.append(f"Of {found.relevant.seen:,} {split} windows {found.relevant.story()}.")
     return notes
 

@@ -35,7 +35,7 @@ class Rule:
     """The share."""
 
 
-class Sieve:
+class RelevanceFilter:
     """Keeps the windows that have labels and pass every rule, one after another, and counts what passes each."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
