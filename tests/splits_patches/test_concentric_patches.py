@@ -137,7 +137,7 @@ def test_a_batch_has_the_stores_pixels_at_every_scale_whoever_reads_them(store: 
 
 def test_the_cache_has_room_for_the_chunks_of_every_scale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenes of 2 x 2 chunks, all of which are wanted at once, and one of each coarser level."""
-    monkeypatch.setattr(ordering, "LEAST_CACHE", 0)
+    monkeypatch.setattr(ordering, "MIN_CACHE_BYTES", 0)
     plans = [planning.plan(store, Config(patches=chosen), "train") for chosen in (
         PatchesConfig(size=32, stride=24), CONCENTRIC)]
     one, all_scales = (ordering.cache_bytes(plan, 4, 1) for plan in plans)

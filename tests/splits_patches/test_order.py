@@ -166,9 +166,9 @@ def test_squares_are_small_where_windows_overlap_and_wide_where_edges_cost() -> 
 def test_the_cache_is_bounded_and_shared_among_the_ranks() -> None:
     plan = grid_plan(size=256, stride=128, side=8192)
     whole = ordering.cache_bytes(plan, 16, 1)
-    assert ordering.LEAST_CACHE < whole <= ordering.LANES_BYTES
+    assert ordering.MIN_CACHE_BYTES < whole <= ordering.LANES_BYTES
     assert ordering.cache_bytes(plan, 16, 2) == pytest.approx(whole / 2)
-    assert ordering.cache_bytes(plan, 16, 16) == ordering.LEAST_CACHE
+    assert ordering.cache_bytes(plan, 16, 16) == ordering.MIN_CACHE_BYTES
 
 
 def test_a_plan_is_not_kept_alive_by_its_order() -> None:

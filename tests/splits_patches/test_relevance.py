@@ -44,11 +44,12 @@ def test_foreground_needs_a_background() -> None:
 
 
 def test_the_sieve_says_what_each_filter_left() -> None:
-    kept = RelevanceFilter(relevance.rules(PatchesConfig(min_foreground=0.9, background=("water",), max_ignored=0.5), CLASSES))
-    kept.keep(np.array([[44.0, 20, 0], [0, 0, 0], [64, 0, 0]]), SIDE)
-    assert kept.story() == "2 have labels; 0 pass patches.min_foreground 0.9 (the most that any has: 0.31)"
-    assert (kept.seen, kept.dropped) == (3, 2)
-    culprit = kept.culprit()
+    config = PatchesConfig(min_foreground=0.9, background=("water",), max_ignored=0.5)
+    relevant = RelevanceFilter(relevance.rules(config, CLASSES))
+    relevant.keep(np.array([[44.0, 20, 0], [0, 0, 0], [64, 0, 0]]), SIDE)
+    assert relevant.story() == "2 have labels; 0 pass patches.min_foreground 0.9 (the most that any has: 0.31)"
+    assert (relevant.seen, relevant.dropped) == (3, 2)
+    culprit = relevant.culprit()
     assert culprit is not None
     assert culprit.field == "patches.min_foreground"
 

@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from swath.geometry import around
 from swath.patches.planning import PatchPlan
 
-ENOUGH = 0.6
+GOOD_READ_RATIO = 0.6
 """Bytes of chunks, over those of the windows, below which longer walks gain little: at 256 px decoding a chunk takes
 0.2 ms, and copying and augmenting a patch as much again. Less saves reading, and mixes worse."""
-WANTED = 1.3
+WANTED_READ_RATIO = 1.3
 """The same ratio, which wider squares may take twice the memory to reach."""
 LANES_BYTES = 256 << 20
 """What all lanes together should keep in caches at most: it bounds the squares where they are wider than they have to
@@ -44,13 +44,13 @@ be. Where one process has all lanes, it has all of this; the order may depend on
 workers."""
 ROUND_BYTES = 192 << 20
 """The same for several walks to a round: memory that is spent on mixing alone."""
-MOST_TOGETHER = 8
+MAX_WALKS_PER_ROUND = 8
 """Most walks in a round."""
-SLACK = 1.5
+CACHE_FACTOR = 1.5
 """Cache over chunks wanted at a time: the least recently used is not always the one that is not wanted any more."""
-LEAST_CACHE = 32 << 20
+MIN_CACHE_BYTES = 32 << 20
 """Floor of a rank's cache."""
-FAR = 2**30
+FAR_POSITION = 2**30
 """Beyond every position."""
 
 Ints = NDArray[np.int32]
@@ -82,7 +82,7 @@ def sequence(plan: PatchPlan, seed: int, epoch: int, batch: int) -> Ints:
     """The list of an epoch that is cut into lanes: int32 (P) ids, lane after lane. The last two are kept."""
     def make() -> Ints:
         squares = _squares_of(plan, batch)
-        return _sequence(plan.weight_P, squares, _together(squares, batch), seed, epoch)
+        return _sequence(plan.weight_P, squares, _walks_per_round(squares, batch), seed, epoch)
 
     return _kept(_EPOCHS, plan, (seed, epoch, batch), 2, make)
 
@@ -99,8 +99,8 @@ def cache_bytes(plan: PatchPlan, batch: int, world_size: int) -> int:
     """
     squares = _squares_of(plan, batch)
     lanes = batch // world_size
-    wanted = SLACK * squares.live_bytes * _together(squares, batch) * lanes
-    return max(LEAST_CACHE, round(min(wanted, 2 * LANES_BYTES * lanes / batch)))
+    wanted = CACHE_FACTOR * squares.live_bytes * _walks_per_round(squares, batch) * lanes
+    return max(MIN_CACHE_BYTES, round(min(wanted, 2 * LANES_BYTES * lanes / batch)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,20 +127,20 @@ def _choose(plan: PatchPlan, batch: int) -> _Squares:
     chunks, each square's edge costs a row of chunks that is decoded twice, and only large ones make that rare.
     """
     found = [_squares(plan, min(2 * plan.chunk, plan.shard))]
-    while found[-1].fetched > ENOUGH and found[-1].reach < plan.shard:
+    while found[-1].fetched > GOOD_READ_RATIO and found[-1].reach < plan.shard:
         wider = _squares(plan, min(2 * found[-1].reach, plan.shard))
-        room = LANES_BYTES if found[-1].fetched <= WANTED else 2 * LANES_BYTES
-        if wider.live_bytes * SLACK * batch > room:
+        room = LANES_BYTES if found[-1].fetched <= WANTED_READ_RATIO else 2 * LANES_BYTES
+        if wider.live_bytes * CACHE_FACTOR * batch > room:
             break
         found.append(wider)
-    limit = max(ENOUGH, 1.05 * min(squares.fetched for squares in found))
+    limit = max(GOOD_READ_RATIO, 1.05 * min(squares.fetched for squares in found))
     return next(squares for squares in found if squares.fetched <= limit)
 
 
-def _together(squares: _Squares, batch: int) -> int:
+def _walks_per_round(squares: _Squares, batch: int) -> int:
     """Walks in a round: as many as memory allows, and few enough that a lane has many rounds in an epoch."""
-    room = ROUND_BYTES // max(1, squares.live_bytes * SLACK * batch)
-    return max(1, min(MOST_TOGETHER, int(room), int(squares.walks_W.sum()) // (16 * batch)))
+    room = ROUND_BYTES // max(1, squares.live_bytes * CACHE_FACTOR * batch)
+    return max(1, min(MAX_WALKS_PER_ROUND, int(room), int(squares.walks_W.sum()) // (16 * batch)))
 
 
 def _squares(plan: PatchPlan, reach: int) -> _Squares:
@@ -148,7 +148,7 @@ def _squares(plan: PatchPlan, reach: int) -> _Squares:
     square_P, strip_P, squares = _place(plan, reach)
     strips = int(strip_P.max()) + 1
     each = range(plan.scales_per_sample)
-    first = np.full((2, len(each), squares * strips), FAR, np.int32)
+    first = np.full((2, len(each), squares * strips), FAR_POSITION, np.int32)
     last = -first
     windows_W, alone_OW = np.zeros(squares), np.zeros((len(each), squares))  # in chunks: area, and all they touch
     scale = len(plan) / plan.weight_P.sum(dtype=np.float64)
@@ -167,7 +167,7 @@ def _squares(plan: PatchPlan, reach: int) -> _Squares:
 
     box_OW = _area(first.reshape(2, -1, squares, strips).min(axis=3), last.reshape(2, -1, squares, strips).max(axis=3))
     box_W = box_OW.sum(axis=0)
-    walks_W = np.maximum(box_W > 0, windows_W * ENOUGH // np.maximum(1, box_W)).astype(np.int32)
+    walks_W = np.maximum(box_W > 0, windows_W * GOOD_READ_RATIO // np.maximum(1, box_W)).astype(np.int32)
     fetched = float(np.minimum(walks_W * box_OW, alone_OW).sum())
     live = float(_area(first, last).sum(axis=0).max()) if fetched < 0.9 * alone_OW.sum() else 0.0
     return _Squares(reach=reach, square_P=square_P, strip_P=strip_P, walks_W=walks_W,
@@ -208,7 +208,7 @@ class _Pieces:
 
     def __init__(self, plan: PatchPlan, at_P: Ints, reach: int) -> None:
         groups = len(plan.scenes) * (int(plan.level_SC.max()) + 1)
-        self.low_G, high_G = np.full(groups, FAR, np.int64), np.full(groups, -FAR, np.int64)
+        self.low_G, high_G = np.full(groups, FAR_POSITION, np.int64), np.full(groups, -FAR_POSITION, np.int64)
         for part in _parts(len(plan)):
             group, shift, _ = _levels(plan, part)
             at = (at_P[part] >> shift).astype(np.int64)
@@ -237,7 +237,7 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(first, first + 2**20) for first in range(0, count, 2**20))
 
 
-def _sequence(weight_P: NDArray[np.float32], squares: _Squares, together: int, seed: int, epoch: int) -> Ints:
+def _sequence(weight_P: NDArray[np.float32], squares: _Squares, walks_per_round: int, seed: int, epoch: int) -> Ints:
     """Draws, walks and rounds: the list of an epoch."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
     ids_P = _draws(weight_P, generator)
@@ -246,7 +246,7 @@ def _sequence(weight_P: NDArray[np.float32], squares: _Squares, together: int, s
     square_P = squares.square_P[ids_P]
     walk_P = (np.cumsum(squares.walks_W) - squares.walks_W).astype(np.int32)[square_P]
     walk_P += place_P % squares.walks_W[square_P]  # at random, as the places are
-    round_V = generator.permutation(int(squares.walks_W.sum())) // together
+    round_V = generator.permutation(int(squares.walks_W.sum())) // walks_per_round
     key_P = round_V[walk_P]
     key_P *= int(squares.strip_P.max()) + 1
     key_P += squares.strip_P[ids_P]

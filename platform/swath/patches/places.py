@@ -18,7 +18,7 @@ from swath.geometry import around, starts
 
 Box = tuple[int, int, int, int]
 """A rectangle: first row, row past the last, first column, column past the last."""
-_VALUES = 2**20
+_MAX_VALUES = 2**20
 """Class counts that are worked on at once: 8 MB an array."""
 
 
@@ -157,7 +157,7 @@ class CellSums:
     def by_class(self, row_P: NDArray[np.int32], col_P: NDArray[np.int32], side: int
                  ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Class pixels of windows, some at a time: (which windows, float64 (those, classes) in scene pixels)."""
-        most = max(1, _VALUES // self.table_IJK.shape[2])
+        most = max(1, _MAX_VALUES // self.table_IJK.shape[2])
         for first in range(0, len(row_P), most):
             some = slice(first, first + most)
             yield some, self._sums(row_P[some], col_P[some], side)

@@ -24,7 +24,7 @@ from swath.patches.places import CellSums, places, rectangles
 from swath.patches.relevance import RelevanceFilter
 from swath.splits.division import Split, SplitName, divide
 
-LEAST, MOST = 1 / ENLARGED, 64
+MIN_FACTOR, MAX_FACTOR = 1 / ENLARGED, 64
 """Scene pixels along a patch pixel: finer shows nothing but interpolation, coarser is past the levels."""
 
 
@@ -160,9 +160,9 @@ def factors(config: PatchesConfig, pixel_m2: float | None, name: str) -> tuple[f
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     for scale in config.scales:
-        if not LEAST <= scale * own <= MOST:
+        if not MIN_FACTOR <= scale * own <= MAX_FACTOR:
             raise DataError(f"{name}: at scale {scale:g} of patches.pixel_m {config.pixel_m:g} a patch pixel spans "
-                            f"{scale * own:.3g} of its pixels; choose scales at which it is from 1/8 to {MOST}")
+                            f"{scale * own:.3g} of its pixels; choose scales at which it is from 1/8 to {MAX_FACTOR}")
     return tuple(scale * own for scale in config.scales)
 
 

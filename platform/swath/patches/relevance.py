@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from swath.config import PatchesConfig
 from swath.errors import DataError
 
-_SOME = 1e-4
+_MIN_PIXELS = 1e-4
 """Pixels from which on a window has some: the least that a cell's only pixel gives to a window that it is cut by is
 1 / 64², and rounding stays below 1e-6."""
 
@@ -47,7 +47,7 @@ class RelevanceFilter:
     def keep(self, pixels_PK: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
         """Which windows are kept: bool (P). One that touches a cell with labels has labels, though the cell may have
         them where the window has not: no labelled pixel is lost."""
-        keep_P: NDArray[np.bool_] = pixels_PK.sum(axis=1) > _SOME
+        keep_P: NDArray[np.bool_] = pixels_PK.sum(axis=1) > _MIN_PIXELS
         self.seen, self.labelled = self.seen + len(keep_P), self.labelled + int(keep_P.sum())
         for number, rule in enumerate(self.rules):
             kept = np.flatnonzero(keep_P)
@@ -101,7 +101,7 @@ def rules(config: PatchesConfig, classes: Sequence[str]) -> list[Rule]:
 
 def _not_lowest(pixels_PK: NDArray[np.float64], _: int) -> NDArray[np.float64]:
     """1 - counts[0] / counts.sum() of the counts that np.unique gives."""
-    lowest_P = (pixels_PK > _SOME).argmax(axis=1)
+    lowest_P = (pixels_PK > _MIN_PIXELS).argmax(axis=1)
     shares_P: NDArray[np.float64] = 1 - pixels_PK[np.arange(len(pixels_PK)), lowest_P] / pixels_PK.sum(axis=1)
     return shares_P
 
@@ -147,10 +147,10 @@ def balance(config: PatchesConfig, classes: Sequence[str], total_K: NDArray[np.f
     if config.balance == "none":
         return Balance(alike=1.0, draws_K=np.zeros(len(classes)))
     if config.balance in ("class", "sqrt"):
-        draws_K = (total_K > _SOME).astype(np.float64) if config.balance == "class" else np.sqrt(total_K)
+        draws_K = (total_K > _MIN_PIXELS).astype(np.float64) if config.balance == "class" else np.sqrt(total_K)
         return Balance(alike=0.0, draws_K=draws_K / draws_K.sum())
     chosen = named(config, classes)
-    if absent := [classes[k] for k in chosen if total_K[k] <= _SOME]:
+    if absent := [classes[k] for k in chosen if total_K[k] <= _MIN_PIXELS]:
         raise DataError(f"patches.balance: no train patch has a pixel of {', '.join(absent)}; name classes that occur, "
                         "or let more patches pass the filters")
     draws_K = np.zeros(len(classes))

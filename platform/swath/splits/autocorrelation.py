@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from patchstore import CELL, Scene, Store
 
-_MOST_SCENES = 100
+_MAX_SCENES = 100
 """Scenes that are looked at, evenly over their names: more take time and hardly change the estimate."""
-_FEWEST_PAIRS = 30
+_MIN_PAIRS = 30
 """Pairs of cells without which a lag says nothing."""
 
 
@@ -45,7 +45,7 @@ def of_labels(store: Store, scenes: Iterable[str]) -> Length | None:
         return None
     (pixel_m, _), *_ = Counter(map(_pixel_m, chosen)).most_common(1)
     alike = [scene for scene in chosen if _pixel_m(scene) == pixel_m]
-    places = np.unique(np.linspace(0, len(alike) - 1, _MOST_SCENES).round().astype(int))
+    places = np.unique(np.linspace(0, len(alike) - 1, _MAX_SCENES).round().astype(int))
     fields = [_fractions(store.counts(alike[i].name), alike[i].shape) for i in places]
     valid = np.concatenate([q_RCK[there_RC] for q_RCK, there_RC in fields])
     mean_K = valid.mean(axis=0) if len(valid) else np.zeros(len(store.classes))
@@ -63,7 +63,7 @@ def _fall(fields: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], variance:
     while True:
         step = max(lag + 1, round(lag * 1.25))
         total, pairs = _products(fields, step)
-        if pairs < _FEWEST_PAIRS:
+        if pairs < _MIN_PAIRS:
             return None if lag == 0 else _length(lag, pixel_m, longer=True)
         before, lag, last, value = lag, step, value, total / pairs / variance
         if value < 1 / math.e:

@@ -23,7 +23,7 @@ from swath.splits.ground import cell_shape
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-_MUCH = 0.1
+_MUCH_LOST_SHARE = 0.1
 """Share of the labelled pixels from which on a margin that leaves them in no split is the cause of what is missed."""
 _WIDER = "use a smaller split.margin or a larger split.block"
 NONE = 255
@@ -211,7 +211,7 @@ def _notes(store: Store, split: Split, units: _Units, pixels_UK: NDArray[np.int6
     total_K, divided = pixels_UK.sum(axis=0), max(1, sum(int(pixels_K.sum()) for pixels_K in pixels_SK.values()))
     wanted = {"val": config.val_fraction, "test": config.test_fraction}
     lost = 1 - divided / max(1, total_K.sum())
-    narrow = config.margin > 0 and lost > _MUCH
+    narrow = config.margin > 0 and lost > _MUCH_LOST_SHARE
     notes = []
     for name, pixels_K in pixels_SK.items():
         if not pixels_K.any():
