@@ -52,7 +52,7 @@ class Remove:
         if not self.scenes:
             raise ConfigError("name the scenes to remove")
         versions.remove(cli.lasting(self.store, "STORE"), self.scenes)
-        say.say(f"removed {', '.join(self.scenes)}")
+        say.print_line(f"removed {', '.join(self.scenes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Collect:
     def run(self) -> None:
         """Do it."""
         gone = versions.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
-        say.say("\n".join(gone) if gone else "nothing to collect")
+        say.print_line("\n".join(gone) if gone else "nothing to collect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Export:
                               cols=self.cols, level=self.level, overwrite=self.overwrite)
         except ValueError as error:  # a scene, a level or a range that is not there
             raise ConfigError(str(error)) from None
-        say.say(f"wrote {self.output}")
+        say.print_line(f"wrote {self.output}")
 
 
 Verb = (Annotated[List, tyro.conf.subcommand("list")] | Annotated[Remove, tyro.conf.subcommand("remove")]

@@ -27,13 +27,13 @@ class ReportLine:
             f"{metrics['speed/patches_per_s']:.1f} patches/s  waiting {metrics['speed/waiting_share']:.0%}")
 
 
-def tell(remarks: Sequence[str]) -> None:
+def print_notes(remarks: Sequence[str]) -> None:
     """Print what a person should know of a run before it begins, a line each."""
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     for remark in remarks:
         console.print(f"note: {remark}", markup=False)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line of what goes on."""
     Console(file=sys.stderr, highlight=False, soft_wrap=True).print(text, markup=False)

@@ -26,7 +26,7 @@ from swath.loading.augment import Augment
 from swath.models import checkpoint, inference, network, transfer
 from swath.patches import certificate, planning
 from swath.runtime import choose_device, use_threads
-from swath.say import Listener, ReportLine, tell
+from swath.say import Listener, ReportLine, print_notes
 from swath.scoring import counting
 from swath.scoring.result import Score
 from swath.splits import division
@@ -176,7 +176,7 @@ def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, liste
     device = choose_device(config.cluster.device)
     tracker.tags({"swath.device": device.type, "swath.machine": json.dumps(provenance.machine())})
     begins = checkpoint.beginning(folder, config.train.resume)
-    tell((*begins.damaged, begins.said))
+    print_notes((*begins.damaged, begins.said))
     for damaged in begins.damaged:
         tracker.note(damaged)
     with signals.heeded() as told:
@@ -194,7 +194,7 @@ def _describe(config: Config, store: Store, split: Split, tracker: Tracker) -> N
     plan, val_plan = (planning.plan(store, config, name, labels=split) for name in ("train", "val"))
     certified = certificate.certify(store, split, {"train": plan})
     remarks = list(dict.fromkeys([*split.notes, *certified.findings(), *plan.notes, *val_plan.notes]))
-    tell(remarks)
+    print_notes(remarks)
     protocol = counting.protocol(store, split, "val", config)
     tracker.tags({**protocol.tags(), "swath.certificate": certified.to_json(), "swath.code": provenance.code(),
                   "swath.commit": provenance.commit() or "", "swath.store": store.uri,
