@@ -75,16 +75,17 @@ class _Units:
 
 
 def divide(store: Store, config: SplitConfig) -> Split:
-    """Label the cells of every scene of a store, as the configuration says.
+    """Label the cells of all scenes of a store, as the configuration says.
 
-    Units are groups, scenes, tiles of a scene, or blocks of ground. The named ones come first; where train is named,
-    what is named nowhere is in no split. The others are dealt out by their shares of the labelled pixels and, with
-    `balance`, by their classes. With folds, what is not test's is dealt out in so many equal parts, of which one is
-    val: test is the same for every fold. Scenes without a mask, and units without a labelled pixel that nobody named,
-    are in no split.
+    Units are groups, scenes, tiles of a scene, or blocks of ground.
+    - Named units are labelled first. If `split.train` is given, units that no list names are in no split.
+    - Other units are distributed by their shares of the labelled pixels and, with `balance`, by their classes.
+    - With folds, all units outside the test split are divided into equal parts, and one part is val. The test split is
+      the same for every fold.
+    - Scenes without a mask are in no split, and neither are unnamed units without a labelled pixel.
 
-    Raises DataError for a unit that does not exist or has no mask, for fewer units than there are parts, and for a
-    split that would be left without a labelled pixel (test excepted, where neither names nor a share ask for it).
+    Raises DataError if a named unit does not exist or has no mask, if there are fewer units than parts, and if a split
+    has no labelled pixel. The test split may be empty if neither names nor a fraction request it.
     """
     units = _units(store, config)
     pixels_UK = _pixels(store, units)
