@@ -184,8 +184,8 @@ def _deal(store: Store, units: _Units, pixels_UK: NDArray[np.int64], label_U: ND
     parts = _parts(config, float(left))
     if len(rest_N) < len(parts):
         lacking = parts[len(rest_N)][0]
-        raise DataError(f"{store.uri}: the {lacking} split has no labelled pixel: {len(parts)} parts are to be made of "
-                        f"{len(rest_N)} {units.kind}s{_listed(units, rest_N)}; {_remedy(units, config)}")
+        raise DataError(f"{store.uri}: the {lacking} split has no labelled pixel: {len(parts)} parts are needed, but "
+                        f"only {len(rest_N)} {units.kind}s are left{_listed(units, rest_N)}; {_remedy(units, config)}")
     shares_P = np.array([share for _, share in parts])
     if shares_P.min() <= 0:
         raise DataError(f"{store.uri}: split.val_fraction and split.test_fraction ask for more than the "

@@ -187,7 +187,7 @@ def _dimension(text: str) -> Choice | Interval:
         raise ConfigError(f"search.space: {text!r}: an interval is LOW..HIGH or LOW..HIGH:log")
     low, high = (_value(name, end) for end in interval.split("..", 1))
     if not low < high or (scale and low <= 0):
-        raise ConfigError(f"search.space: {text!r}: an interval goes up, and a logarithmic one begins above 0")
+        raise ConfigError(f"search.space: {text!r}: LOW must be below HIGH, and above 0 on a logarithmic scale")
     return Interval(field=name, low=low, high=high, log=bool(scale), whole=kind is int)
 
 
@@ -197,7 +197,7 @@ def _type(name: str) -> Any:
     kinds = get_type_hints(type(getattr(Config(), section))) if section in _SEARCHED else {}
     if field not in kinds or name in _FIXED:
         known = [f"{part}.{f.name}" for part in _SEARCHED for f in fields(getattr(Config(), part))]
-        raise ConfigError(f"search.space: {name} cannot be searched; what can: "
+        raise ConfigError(f"search.space: {name} cannot be searched; these fields can: "
                           f"{', '.join(field for field in known if field not in _FIXED)}")
     kind = kinds[field]
     return next(part for part in get_args(kind) if part is not NoneType) if isinstance(kind, UnionType) else kind
