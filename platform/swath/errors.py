@@ -1,46 +1,47 @@
-"""What can go wrong because of what a user gave, as opposed to a bug.
+"""Errors that a user can correct. All other exceptions are bugs.
 
-    SwathError                 one clear line: what was wrong, where, and what to do; a job ends with exit code 2
+    SwathError                 one clear line: what is wrong, where, and what to do; a job ends with exit code 2
     ├── ConfigError            a field, a recipe or a configuration file
-    ├── DataError              a split, a plan or a scene that cannot serve the configuration
-    ├── CheckpointError        a checkpoint that is absent, incomplete or of another model
-    ├── LoaderError            a reader of patches that is gone or hangs
-    └── TrainingError          a run that cannot go on (a loss that is not finite, workers lost too often)
-        └── DeviceMemoryError  a device that does not hold what one of several workers put through the network
+    ├── DataError              a split, a plan or a scene that does not fit the configuration
+    ├── CheckpointError        a checkpoint that is missing, incomplete or of another model
+    ├── LoaderError            a reader process that has ended or hangs
+    └── TrainingError          a run that cannot continue (loss not finite, workers lost too often)
+        └── DeviceMemoryError  out of memory on the device of one of several workers
 
-The store has its own tree (`patchstore.errors`). Any other exception is a bug and shows its traceback.
+The store has its own errors (`patchstore.errors`). Any other exception is a bug and shows its traceback.
 """
 
 
 class SwathError(Exception):
-    """Base of the errors that a user can mend."""
+    """Base of the errors that a user can correct."""
 
 
 class ConfigError(SwathError, ValueError):
-    """A field, a recipe or a configuration file is wrong. A ValueError, so that tyro reports it as such."""
+    """A field, a recipe or a configuration file is wrong. It is a ValueError, so that tyro reports it like its own
+    errors."""
 
 
 class DataError(SwathError):
-    """A split, a plan or a scene cannot serve the configuration."""
+    """A split, a plan or a scene does not fit the configuration."""
 
 
 class CheckpointError(SwathError):
-    """A checkpoint is absent, incomplete, or of another model."""
+    """A checkpoint is missing, incomplete, or of another model."""
 
 
 class LoaderError(SwathError):
-    """A process that reads patches is gone or hangs."""
+    """A process that reads patches has ended or hangs."""
 
 
 class TrainingError(SwathError):
-    """A run cannot go on."""
+    """A run cannot continue."""
 
 
 class DeviceMemoryError(TrainingError):
-    """A device's memory does not hold what one of several workers put through the network at once."""
+    """The device of one of several workers has not enough memory for its micro-batch."""
 
     def __init__(self, message: str, smaller: int) -> None:
-        """smaller: how many patches at once the workers may try from their checkpoint on."""
+        """smaller: the micro-batch (patches at once) with which the workers can continue from their checkpoint."""
         super().__init__(message, smaller)
         self.smaller = smaller
 

@@ -1,7 +1,7 @@
-"""Pictures of a run as PNG files: learning curves, a confusion matrix, sheets of predictions and of patches.
+"""Figures of a run as PNG files: learning curves, a confusion matrix, sheets of predictions and of patches.
 
-Shapes in names: N images, B bands, H rows, W columns, K classes, C colour channels. Each picture is a matplotlib
-figure of its own, drawn without a display and without pyplot's global state.
+Shapes in names: N images, B bands, H rows, W columns, K classes, C colour channels. Each figure is a separate
+matplotlib figure, drawn without a display and without pyplot's global state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ _PANEL = 1.6  # inches
 
 
 def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
-    """Draw the losses, and the mean IoU, of a run's reports against megapixels seen.
+    """Draw the losses and the mean IoU of a run's reports against megapixels seen.
 
-    Reads megapixels, train/loss, val/loss, train/miou, val_part/miou with val_part/miou_se, and val/miou; what a
-    report does not have, or has as None or not finite, is left out.
+    Reads megapixels, train/loss, val/loss, train/miou, val_part/miou with val_part/miou_se, and val/miou. Values that
+    are missing, None or not finite are left out.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -60,8 +60,8 @@ def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
 def search(trials: Sequence[tuple[str, Sequence[Mapping[str, float]]]], path: Path) -> None:
     """Draw the validation scores of a search's trials (name and reports, best first) against megapixels seen.
 
-    Lines are the sample's mean IoU (val_part/miou), diamonds the whole split's (val/miou). The best trial stands out,
-    and the first few are named.
+    Lines are the mean IoU of the sample (val_part/miou), diamonds that of the whole split (val/miou). The best trial is
+    highlighted, and the first few trials are named.
     """
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -85,9 +85,10 @@ def search(trials: Sequence[tuple[str, Sequence[Mapping[str, float]]]], path: Pa
 
 
 def confusion(counts_KK: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix (row: label, column: prediction): shares of the row as shade, pixels in the cells.
+    """Draw a confusion matrix (row: label, column: prediction). The shade is the share of the row; cells show pixel
+    counts.
 
-    Raises ValueError when counts and names do not fit each other.
+    Raises ValueError if counts and names do not match.
     """
     classes = len(names)
     if counts_KK.shape != (classes, classes):
@@ -121,9 +122,10 @@ def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_
           titles: Sequence[str] | None = None) -> None:
     """Draw rows of image, label, prediction and errors, with a legend of the classes below.
 
-    Errors stand out on the image in grey; pixels whose label is `ignore` are no errors, whatever was predicted. What is
-    predicted as no class is drawn as ignored.
-    Raises ValueError when shapes, colours, names, titles or label values do not fit each other.
+    Errors are highlighted on a grey image. Pixels with the label `ignore` are never errors. A prediction of no class is
+    drawn like an ignored pixel.
+
+    Raises ValueError if shapes, colours, names, titles or label values do not match.
     """
     titles = [""] * len(images_NBHW) if titles is None else titles
     _check_sheet(images_NBHW, labels_NHW, predictions_NHW, colours, names, titles)
@@ -151,12 +153,13 @@ def sheet(images_NBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], predictions_
 
 def contact(path: Path, rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8]]], *, titles: Sequence[str],
             colours: Sequence[Colour], names: Sequence[str], ignore: int) -> None:
-    """Draw patches as the network sees them: for each row (name, images_NSBHW, labels_NHW) a strip of its images at
-    each scale above one of their labels, `titles` over the N columns, and a legend of the classes below.
+    """Draw patches as the network sees them. Each row (name, images_NSBHW, labels_NHW) is a strip of its images at each
+    scale, above a strip of its labels. The N columns have `titles`, and a legend of the classes is below.
 
-    The rows are variations of the same patches, the first of them as they are stored: its pixels set the stretch of
-    each band for all, so that a change of light is seen as one. Raises ValueError when shapes, titles, colours and
-    names do not fit each other.
+    The rows are variations of the same patches, and the first row shows them as stored. The pixels of the first row set
+    the contrast stretch of each band for all rows, so that a change of brightness is visible.
+
+    Raises ValueError if shapes, titles, colours and names do not match.
     """
     _check_contact(rows, titles, colours, names)
     palette = _palette(colours, ignore)
@@ -182,7 +185,7 @@ def contact(path: Path, rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8
 
 def legend_patches(colours: Sequence[Colour], names: Sequence[str], *, ignored: bool = False, errors: bool = True
                    ) -> list[Patch]:
-    """A patch for each class, for errors where there are any, and on request for ignored pixels."""
+    """A legend entry for each class, for errors if `errors`, and for ignored pixels if `ignored`."""
     entries = [*zip(colours, names), *([(_WRONG, "error")] if errors else []),
                *([(_IGNORED, "ignored")] if ignored else [])]
     return [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor=_FAINT, linewidth=0.6, label=name)
@@ -190,7 +193,7 @@ def legend_patches(colours: Sequence[Colour], names: Sequence[str], *, ignored: 
 
 
 def _above_legend(width: float, height: float, legend: Sequence[Patch]) -> Figure:
-    """A figure of so many inches, and below it a strip for the legend that the layout leaves free."""
+    """A figure of this size in inches, above a strip for the legend that the layout keeps free."""
     strip = 0.22 * -(-len(legend) // _LEGEND_COLUMNS) + 0.15
     share = strip / (height + strip)
     figure = Figure(figsize=(width, height + strip))
@@ -201,10 +204,11 @@ def _above_legend(width: float, height: float, legend: Sequence[Patch]) -> Figur
 
 
 def shown(image_BHW: NDArray[Any], limits: Sequence[tuple[float, float] | None] | None = None) -> Image:
-    """An image of any bands and dtype as uint8 (row, col, 3), each band stretched between the limits given for it, or
-    from its 2nd to its 98th percentile.
+    """An image of any bands and dtype as uint8 (row, col, 3). Each band is stretched between its `limits`, or from its
+    2nd to its 98th percentile.
 
-    The first three bands are red, green and blue; of fewer than three the first is grey. What is not finite is black.
+    The first three bands are red, green and blue. With fewer than three bands, the first is grey. Values that are not
+    finite are black.
     """
     bands = image_BHW[:3] if len(image_BHW) >= 3 else image_BHW[:1]
     stretched = [_stretch(np.asarray(band, np.float64), between)
@@ -213,7 +217,7 @@ def shown(image_BHW: NDArray[Any], limits: Sequence[tuple[float, float] | None] 
 
 
 def _range(band: NDArray[Any]) -> tuple[float, float] | None:
-    """2nd and 98th percentile of what is finite; None where nothing is."""
+    """2nd and 98th percentile of the finite values; None if there are none."""
     finite = np.asarray(band, np.float64)[np.isfinite(band)]
     if not finite.size:
         return None
@@ -244,7 +248,7 @@ def _strip(pictures: Sequence[Image]) -> Image:
 
 
 def _palette(colours: Sequence[Colour], ignore: int) -> Image:
-    """uint8 (256, 3): the colour of every value that a label or a prediction may have."""
+    """uint8 (256, 3): the colour of every possible value of a label or a prediction."""
     palette = np.empty((256, 3), np.uint8)
     palette[:] = _IGNORED
     palette[: len(colours)] = colours
@@ -253,7 +257,7 @@ def _palette(colours: Sequence[Colour], ignore: int) -> Image:
 
 
 def _errors(image_HWC: Image, wrong_HW: NDArray[np.bool_], valid_HW: NDArray[np.bool_]) -> Image:
-    """The image in pale grey, errors in one strong colour, ignored pixels in theirs."""
+    """The image in pale grey, with errors in one strong colour and ignored pixels in theirs."""
     pale_HW1 = 110 + 0.5 * image_HWC.mean(axis=-1, keepdims=True)
     errors_HWC = np.repeat(pale_HW1, 3, axis=-1).clip(0, 255).astype(np.uint8)
     errors_HWC[~valid_HW] = _IGNORED
@@ -284,7 +288,7 @@ def _check_contact(rows: Sequence[tuple[str, NDArray[Any], NDArray[np.uint8]]], 
 
 def _line(axes: Axes, history: Sequence[Mapping[str, float | None]], key: str, colour: str, *, error: str = "",
           alone: bool = False) -> None:
-    """Draw one metric against megapixels: a line, with a band of one standard error, or points that stand alone."""
+    """Draw one metric against megapixels: a line with a band of one standard error, or single points if `alone`."""
     points = [(x, y, _number(report.get(error)) or 0.0) for report in history
               if (x := _number(report.get("megapixels"))) is not None and (y := _number(report.get(key))) is not None]
     if not points:
@@ -324,7 +328,7 @@ def _cell(axes: Axes, row: int, column: int, count: int, share: float, labelled:
 
 
 def _pixels(count: int) -> str:
-    """A count in at most five characters or so: 9999, 12.3k, 4.56M."""
+    """A count in about five characters: 9999, 12.3k, 4.56M."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= max(unit, 10**4):
             return f"{count / unit:.3g}{name}"
@@ -332,7 +336,7 @@ def _pixels(count: int) -> str:
 
 
 def _fitting(text: str, length: int = 42) -> str:
-    """A title that stays above its panel; what is lost is in the middle."""
+    """A title short enough for its panel; the middle is cut."""
     return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
 
 

@@ -1,4 +1,4 @@
-"""Lines for a person, on standard error, and the metrics that a run reports."""
+"""Messages for the user on standard error, and the metrics that a run reports."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 
 Metrics = Mapping[str, float]
-"""Values of one report by metric name."""
+"""Values of one report, by metric name."""
 Listener = Callable[[Metrics], None]
-"""Called with each report of a run."""
+"""A function that is called with each report of a run."""
 
 
 class ReportLine:
@@ -27,13 +27,13 @@ class ReportLine:
             f"{metrics['speed/patches_per_s']:.1f} patches/s  waiting {metrics['speed/waiting_share']:.0%}")
 
 
-def tell(remarks: Sequence[str]) -> None:
-    """Print what a person should know of a run before it begins, a line each."""
+def print_notes(remarks: Sequence[str]) -> None:
+    """Print notes about a run before it starts, one line each."""
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     for remark in remarks:
         console.print(f"note: {remark}", markup=False)
 
 
-def say(text: str) -> None:
-    """Print a line of what goes on."""
+def print_line(text: str) -> None:
+    """Print one line of progress."""
     Console(file=sys.stderr, highlight=False, soft_wrap=True).print(text, markup=False)

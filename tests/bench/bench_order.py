@@ -123,7 +123,8 @@ def plan_of(case: Case) -> PatchPlan:
         size=case.size, scales=case.scales, scenes=tuple(f"s{i}" for i in range(case.scenes)), scene_P=scene_P,
         row_P=row_P, col_P=col_P, scale_P=scale_P.astype(np.uint8), weight_P=weight_P,
         side_SC=np.tile(sides, (case.scenes, 1)), level_SC=np.tile(levels, (case.scenes, 1)), chunk=CHUNK, shard=SHARD,
-        pixel_bytes=PIXEL_BYTES, there_SK=np.zeros((len(case.scales), 1)), drawn_SK=np.zeros((len(case.scales), 1)),
+        pixel_bytes=PIXEL_BYTES, class_pixels_SK=np.zeros((len(case.scales), 1)),
+        drawn_class_pixels_SK=np.zeros((len(case.scales), 1)),
         exact=1.0, notes=(), cells=None)
 
 

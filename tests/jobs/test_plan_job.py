@@ -191,9 +191,9 @@ def test_shares_are_of_what_the_plan_says(store: Store) -> None:
     config = small()
     split = division.divide(store, config.split)
     plan = planning.plan(store, config, "train", labels=split)
-    drawn_SK = np.zeros_like(plan.drawn_SK)
-    drawn_SK[0, 1], drawn_SK[1, 2] = 30, 10
-    shares = overview.shares(store, split, replace(plan, drawn_SK=drawn_SK))
+    drawn_class_pixels_SK = np.zeros_like(plan.drawn_class_pixels_SK)
+    drawn_class_pixels_SK[0, 1], drawn_class_pixels_SK[1, 2] = 30, 10
+    shares = overview.shares(store, split, replace(plan, drawn_class_pixels_SK=drawn_class_pixels_SK))
     assert [share.drawn for share in shares] == [0, 0.75, 0.25, 0, 0]
     assert [share.drawn_by_scale for share in shares][1:3] == [(1.0, 0.0), (0.0, 1.0)]
     pixels_K = division.class_pixels(store, split, "train")

@@ -249,7 +249,7 @@ def test_outputs_that_must_not_be_written_are_refused(model: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("rest", "said"), [
-    ({"overlap": 1.5}, r"score.overlap must be from 0 to below 1, got 1.5"),
+    ({"overlap": 1.5}, r"score.overlap must be at least 0 and below 1, got 1.5"),
     ({"simplify_px": -1.0, "polygons": True}, r"simplify must be 0 or more"),
     ({"simplify_px": 2.0}, r"simplify must be 0 without --polygons"),
 ])

@@ -208,7 +208,7 @@ def test_several_scales_can_be_seen_at_once():
         torch.testing.assert_close(middle, middle[:, :1].expand_as(middle), atol=0.51, rtol=0)
         return images[:, 0]
 
-    of = part(Ground(shape), size=16, scales=(1, 2, 4), overlap=0.5, together=True)
+    of = part(Ground(shape), size=16, scales=(1, 2, 4), overlap=0.5, is_concentric=True)
     scores = whole(streaming.blend(of, forward, classes=2, batch=3), shape, 2)
     assert set(seen) == {(3, 2, 16, 16)}
     expected = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))

@@ -106,7 +106,7 @@ def test_a_sample_is_of_labelled_ground_and_says_what_it_lacks(monkeypatch: pyte
     monkeypatch.setattr(ceiling, "labels_of", lambda _, scene, cells, rows, cols: labels_HW[slice(*rows), slice(*cols)])
     monkeypatch.setattr(ceiling, "_brought_back", lambda _, block, *sides: labels_HW[
         slice(*block.rows), slice(*block.cols)])
-    plan = SimpleNamespace(placed=(1.0,), scenes=("s",), side_SC=np.array([[64]]), size=64)
+    plan = SimpleNamespace(placement_scales=(1.0,), scenes=("s",), side_SC=np.array([[64]]), size=64)
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=64 * 64 / 1e6)  # type: ignore[arg-type]
     assert found.of_megapixels == 2 * found.megapixels == 2 * 64 * 64 / 1e6
     assert sorted(found.iou(0).values(), key=str) == [1.0, None]

@@ -21,7 +21,7 @@ class Windows:
     """A plan as far as the certificate reads one: windows (scene, row, col, side)."""
 
     windows: list[tuple[str, int, int, int]]
-    together: bool = False
+    is_concentric: bool = False
 
     def __post_init__(self) -> None:
         scenes = sorted({window[0] for window in self.windows})
@@ -129,7 +129,7 @@ def test_a_million_patches_are_certified() -> None:
     shape, names = (6400, 6400), [f"s{i}" for i in range(10)]
     corner = np.arange(0, 6400 - 255, 19)
     row_P, col_P = (axis.ravel() for axis in np.meshgrid(corner, corner, indexing="ij"))
-    plan = SimpleNamespace(scenes=tuple(names), together=False,
+    plan = SimpleNamespace(scenes=tuple(names), is_concentric=False,
                            scene_P=np.repeat(np.arange(10, dtype=np.int32), len(row_P)),
                            row_P=np.tile(row_P.astype(np.int32), 10), col_P=np.tile(col_P.astype(np.int32), 10),
                            scale_P=np.zeros(10 * len(row_P), np.uint8), side_SC=np.full((10, 1), 256, np.int32))

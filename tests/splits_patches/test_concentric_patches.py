@@ -90,7 +90,7 @@ def test_a_plan_s_patches_have_one_centre_and_keep_to_their_split(store: Store, 
     alone = planning.plan(store, Config(patches=replace(config.patches, scales=(1.0,), combine="single"), split=blocks),
                          "train", labels=split)
     assert (len(plan) < len(alone)) == (foreign == "exclude")
-    assert plan.there_SK.shape == (1, len(store.classes))
+    assert plan.class_pixels_SK.shape == (1, len(store.classes))
 
 
 def test_the_certificate_sees_the_coarsest_windows_to_the_pixel(store: Store, blocks: SplitConfig) -> None:
@@ -137,7 +137,7 @@ def test_a_batch_has_the_stores_pixels_at_every_scale_whoever_reads_them(store: 
 
 def test_the_cache_has_room_for_the_chunks_of_every_scale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenes of 2 x 2 chunks, all of which are wanted at once, and one of each coarser level."""
-    monkeypatch.setattr(ordering, "LEAST_CACHE", 0)
+    monkeypatch.setattr(ordering, "MIN_CACHE_BYTES", 0)
     plans = [planning.plan(store, Config(patches=chosen), "train") for chosen in (
         PatchesConfig(size=32, stride=24), CONCENTRIC)]
     one, all_scales = (ordering.cache_bytes(plan, 4, 1) for plan in plans)

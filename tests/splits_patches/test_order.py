@@ -46,7 +46,8 @@ def planned(patches_4P: NDArray[np.int32], size: int, scales: tuple[float, ...] 
         weight_P=np.broadcast_to(np.float32(1), len(scene_P)) if weights is None else weights.astype(np.float32),
         side_SC=np.array([[round(size * s) for s in scales]] * scenes, np.int32),
         level_SC=np.array([[int(np.log2(s)) for s in scales]] * scenes, np.int8), chunk=256, shard=2048, pixel_bytes=4,
-        there_SK=np.zeros((len(scales), 1)), drawn_SK=np.zeros((len(scales), 1)), exact=1.0, notes=(), cells=None)
+        class_pixels_SK=np.zeros((len(scales), 1)),
+        drawn_class_pixels_SK=np.zeros((len(scales), 1)), exact=1.0, notes=(), cells=None)
 
 
 @settings(deadline=None, max_examples=50)
@@ -165,9 +166,9 @@ def test_squares_are_small_where_windows_overlap_and_wide_where_edges_cost() -> 
 def test_the_cache_is_bounded_and_shared_among_the_ranks() -> None:
     plan = grid_plan(size=256, stride=128, side=8192)
     whole = ordering.cache_bytes(plan, 16, 1)
-    assert ordering.LEAST_CACHE < whole <= ordering.LANES_BYTES
+    assert ordering.MIN_CACHE_BYTES < whole <= ordering.LANES_BYTES
     assert ordering.cache_bytes(plan, 16, 2) == pytest.approx(whole / 2)
-    assert ordering.cache_bytes(plan, 16, 16) == ordering.LEAST_CACHE
+    assert ordering.cache_bytes(plan, 16, 16) == ordering.MIN_CACHE_BYTES
 
 
 def test_a_plan_is_not_kept_alive_by_its_order() -> None:

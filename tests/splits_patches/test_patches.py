@@ -106,7 +106,7 @@ def test_a_plan_tells_exact_counts_from_estimates() -> None:
     store = Counts(1, (320, 320), random_counts(5, 3))
     aligned = store.plan(PatchesConfig(size=64))
     assert aligned.exact == 1
-    np.testing.assert_allclose(aligned.there_SK[0], store.counts_IJK.sum(axis=(0, 1)))
+    np.testing.assert_allclose(aligned.class_pixels_SK[0], store.counts_IJK.sum(axis=(0, 1)))
     mixed = store.plan(PatchesConfig(size=64, scales=(1.0, 1.5), combine="mixture"))
     assert mixed.exact == pytest.approx(25 / (25 + 16))  # 96 px every 96: 0, 96, 192, 224
     coarse = store.plan(PatchesConfig(size=64, scales=(1.0, 2.0), combine="mixture"))
@@ -121,13 +121,13 @@ def test_drawn_classes_are_those_of_the_weights(balance: str) -> None:
     plan = Counts(3, (320, 320), random_counts(5, 3)).plan(config)
     assert plan.weight_P.dtype == np.float32
     assert plan.weight_P.mean() == pytest.approx(1)
-    drawn_K, even_K = plan.drawn_SK.sum(axis=0), plan.there_SK.sum(axis=0)
+    drawn_K, even_K = plan.drawn_class_pixels_SK.sum(axis=0), plan.class_pixels_SK.sum(axis=0)
     counts_IJK = random_counts(5, 3)
     by_hand = np.zeros((2, 3))  # windows of one and of two by two cells, at 0, 128, 192 px
     for scale, row, col, weight in zip(plan.scale_P, plan.row_P, plan.col_P, plan.weight_P, strict=True):
         i, j, n = row // CELL, col // CELL, 1 + scale
         by_hand[scale] += weight * counts_IJK[i:i + n, j:j + n].sum(axis=(0, 1)) / n**2
-    np.testing.assert_allclose(plan.drawn_SK, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(plan.drawn_class_pixels_SK, by_hand, rtol=1e-5)
     if balance == "class":  # a drawn patch holds other classes too: nearer to each other, not alike
         assert np.ptp(drawn_K / drawn_K.sum()) < np.ptp(even_K / even_K.sum())
     if balance == "c1":

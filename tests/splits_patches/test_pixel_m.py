@@ -84,7 +84,7 @@ def test_patches_of_both_scenes_show_the_same_ground(store: Store, pixel_m: floa
         np.testing.assert_array_equal(images, same_images)
     else:  # bilinear: equal but for the pixels beside a step
         assert np.mean(images == same_images) > 0.7
-    np.testing.assert_allclose(*(plan.there_SK.sum(axis=0) / 1e3, labels.size * 2 / 1e3 * np.bincount(
+    np.testing.assert_allclose(*(plan.class_pixels_SK.sum(axis=0) / 1e3, labels.size * 2 / 1e3 * np.bincount(
         labels.ravel(), minlength=5) / labels.size))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from swath.config import PatchesConfig
 from swath.errors import ConfigError, DataError
 from swath.patches import relevance
-from swath.patches.relevance import Sieve
+from swath.patches.relevance import RelevanceFilter
 
 CLASSES = ("water", "road", "wood")
 PIXELS = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.just(3)), elements=st.integers(0, 20) | st.just(0))
@@ -19,7 +19,7 @@ SIDE = 8
 
 def kept(pixels_PK: NDArray[np.int64], **settings: object) -> list[bool]:
     rules = relevance.rules(PatchesConfig(**settings), CLASSES)  # type: ignore[arg-type]
-    return Sieve(rules).keep(pixels_PK.astype(float), SIDE).tolist()
+    return RelevanceFilter(rules).keep(pixels_PK.astype(float), SIDE).tolist()
 
 
 @given(pixels=PIXELS, bound=st.sampled_from([0.05, 0.25, 0.5, 1.0]))
@@ -39,16 +39,17 @@ def test_foreground_and_ignored_shares(pixels: NDArray[np.int64], foreground: fl
 
 
 def test_foreground_needs_a_background() -> None:
-    with pytest.raises(ConfigError, match=r"patches.background must be given where patches.min_foreground is"):
+    with pytest.raises(ConfigError, match=r"patches.background must be given if patches.min_foreground is above 0"):
         PatchesConfig(min_foreground=0.05)
 
 
 def test_the_sieve_says_what_each_filter_left() -> None:
-    sieve = Sieve(relevance.rules(PatchesConfig(min_foreground=0.9, background=("water",), max_ignored=0.5), CLASSES))
-    sieve.keep(np.array([[44.0, 20, 0], [0, 0, 0], [64, 0, 0]]), SIDE)
-    assert sieve.story() == "2 have labels; 0 pass patches.min_foreground 0.9 (the most that any has: 0.31)"
-    assert (sieve.seen, sieve.dropped) == (3, 2)
-    culprit = sieve.culprit()
+    config = PatchesConfig(min_foreground=0.9, background=("water",), max_ignored=0.5)
+    relevant = RelevanceFilter(relevance.rules(config, CLASSES))
+    relevant.keep(np.array([[44.0, 20, 0], [0, 0, 0], [64, 0, 0]]), SIDE)
+    assert relevant.story() == "2 have labels; 0 pass patches.min_foreground 0.9 (the most that any has: 0.31)"
+    assert (relevant.seen, relevant.dropped) == (3, 2)
+    culprit = relevant.culprit()
     assert culprit is not None
     assert culprit.field == "patches.min_foreground"
 

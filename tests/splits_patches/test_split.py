@@ -297,7 +297,7 @@ def test_units_without_a_labelled_pixel_are_in_no_split() -> None:
 
 def test_what_cannot_be_divided_is_refused() -> None:
     store = groups_of([[500, 500, 0]] * 4)
-    with pytest.raises(DataError, match=r"6 parts are to be made of 4 groups: u00.*use fewer split.folds"):
+    with pytest.raises(DataError, match=r"6 parts are needed, but only 4 groups are left: u00.*use fewer split.folds"):
         divide(store, SplitConfig(folds=5))
     with pytest.raises(DataError, match=r"ask for more than the 25.0% of the labelled pixels that named groups leave"):
         divide(groups_of([[500, 0, 0]] * 2 + [[6000 // 4, 0, 0]] * 2), SplitConfig(

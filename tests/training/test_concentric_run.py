@@ -209,8 +209,8 @@ def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone(
         config = replace(TINY, patches=chosen, split=SplitConfig(by="scene", val=tuple(names[10:]), test_fraction=0),
                          augment=AugmentConfig(pipeline="flips"), loss=LossConfig(cross_entropy=1),
                          score=ScoreConfig(overlap=0, part=0.1),
-                         train=TrainConfig(megapixels=160 * 8 * 32**2 * chosen.at_once / 1e6, batch=8, micro_batch=8,
-                                           report_every=100, lr=3e-3, ema=0))
+                         train=TrainConfig(megapixels=160 * 8 * 32**2 * chosen.scales_per_sample / 1e6, batch=8,
+                                           micro_batch=8, report_every=100, lr=3e-3, ema=0))
         run = loop.fit(config, store, LocalContext(tmp_path / title, torch.device("cpu")))
         counts_KK = run.counts_RKQ.sum(axis=0)[:, :3]  # type: ignore[union-attr]
         right = counts_KK[1:, 1:].diagonal().sum() / counts_KK[1:].sum()

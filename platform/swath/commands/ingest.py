@@ -65,4 +65,4 @@ def _check(result: ingest.Report | ingest.Preview, skip_bad: bool) -> None:
     if not skip_bad:
         result.check()
     for reason in result.rejected:
-        say.say(f"left out: {reason}")
+        say.print_line(f"left out: {reason}")

@@ -106,7 +106,7 @@ def _from_the_plan(out: Console, store: Store, config: Config, split: Split, pla
     rows = [row for name, plan in plans.items() for row in overview.rows(store, name, plan)]
     out.print(plan_tables.patches(rows, config.patches.size, notes))
     shares = overview.shares(store, split, plans["train"])
-    out.print(plan_tables.classes(shares, config.patches.placed))
+    out.print(plan_tables.classes(shares, config.patches.placement_scales))
     certified = certificate.certify(store, split, plans)
     out.print(plan_tables.certificate(certified))
     return {"patches": [asdict(row) for row in rows], "classes": [asdict(share) for share in shares], "notes": notes,

@@ -54,7 +54,7 @@ class Remove:
         if not self.scenes:
             raise ConfigError("name the scenes to remove")
         versions.remove(absolute_path(self.store, "STORE"), self.scenes)
-        say.say(f"removed {', '.join(self.scenes)}")
+        say.print_line(f"removed {', '.join(self.scenes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Collect:
     def run(self) -> None:
         """Do it."""
         gone = versions.collect(absolute_path(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
-        say.say("\n".join(gone) if gone else "nothing to collect")
+        say.print_line("\n".join(gone) if gone else "nothing to collect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Export:
                               cols=self.cols, level=self.level, overwrite=self.overwrite)
         except ValueError as error:  # a scene, a level or a range that is not there
             raise ConfigError(str(error)) from None
-        say.say(f"wrote {self.output}")
+        say.print_line(f"wrote {self.output}")
 
 
 Verb = (Annotated[List, tyro.conf.subcommand("list")] | Annotated[Remove, tyro.conf.subcommand("remove")]

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: one frozen dataclass, of one section a subject."""
+"""The configuration of an experiment: a frozen dataclass with one section for each subject."""
 
 from swath.config.augmentation import AugmentConfig
 from swath.config.cluster import ClusterConfig, DeviceName
@@ -6,7 +6,7 @@ from swath.config.data import LAYOUT, DataConfig
 from swath.config.experiment import Config, from_json, load
 from swath.config.loss import ClassWeights, LossConfig, LossName
 from swath.config.model import ModelConfig
-from swath.config.patches import Combine, PatchesConfig
+from swath.config.patches import Combine, CombinedScales, PatchesConfig
 from swath.config.scoring import ScoreConfig
 from swath.config.search import SearchConfig
 from swath.config.splits import SplitConfig
@@ -14,7 +14,7 @@ from swath.config.tracking import TrackConfig
 from swath.config.training import TrainConfig
 
 __all__ = [
-    "LAYOUT", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "Config", "DataConfig", "DeviceName",
-    "LossConfig", "LossName", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig", "SplitConfig",
-    "TrackConfig", "TrainConfig", "from_json", "load",
+    "LAYOUT", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "CombinedScales", "Config", "DataConfig",
+    "DeviceName", "LossConfig", "LossName", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig",
+    "SplitConfig", "TrackConfig", "TrainConfig", "from_json", "load",
 ]

@@ -1,4 +1,4 @@
-"""The augmentation's section of a configuration."""
+"""Section `augment` of a configuration: how training patches are augmented."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,16 +8,19 @@ from swath.config.rules import Section, check
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section):
-    """How training patches are varied."""
+    """How training patches are augmented."""
 
     pipeline: Literal["none", "flips", "aerial", "landcover_ai", "drone"] = "aerial"
-    """One of the named pipelines (swath.augment says what each does): patches as they are; the eight symmetries of the
-    square, for any number and type of bands; a strong default for imagery from above; the one of LandCover.ai's users;
-    the longest, for photographs from drones."""
+    """Augmentation pipeline for training patches. `swath.loading.augment` describes each one in full.
+    - `none`: patches stay as they are stored.
+    - `flips`: the eight symmetries of the square; works for any number and type of bands.
+    - `aerial`: a strong default for imagery taken from above.
+    - `landcover_ai`: the pipeline that users of LandCover.ai published.
+    - `drone`: the longest pipeline, for photographs from drones."""
     rgb: tuple[int, int, int] = (1, 2, 3)
-    """The bands, counted from 1, that are red, green and blue: colour, blur and noise change these and no others. A
-    grey band stands three times (1,1,1); hue and saturation are then left out."""
+    """Band numbers of red, green and blue, counted from 1. Colour, blur and noise change these bands and no others.
+    For a grey band, repeat its number three times (1,1,1); hue and saturation are then left out."""
 
     def __post_init__(self) -> None:
         check(min(self.rgb) >= 1 and len(set(self.rgb)) in (1, 3), "augment.rgb",
-              "three different bands, counted from 1, or a grey one three times", self.rgb)
+              "three different band numbers, counted from 1, or one number three times (a grey band)", self.rgb)

@@ -1,4 +1,4 @@
-"""The machines' section of a configuration."""
+"""Section `cluster` of a configuration: the machines and processes of a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,30 +10,33 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig(Section):
-    """The machines: what one run may use."""
+    """The machines that one run may use."""
 
     workers: int = 1
-    """Processes that train together. By Ray Train, but for a single one without an address: that is this process."""
+    """Number of training processes. More than one, or any with `cluster.address`, run under Ray Train; a single one
+    runs in this process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of a worker; auto takes a GPU where there is one."""
+    """Device of each worker. `auto` takes a GPU if there is one, else the CPU."""
     cpus: int = 0
-    """CPU cores of a worker; 0: those of the machine or the cluster, divided among all workers that run at once."""
+    """CPU cores of each worker. 0 divides the cores of the machine or cluster among all workers that run at the same
+    time."""
     address: str = ""
-    """Ray cluster to use; empty: $RAY_ADDRESS, or a cluster of its own on this machine."""
+    """Address of the Ray cluster. Empty: use $RAY_ADDRESS; if that is not set, start a cluster on this machine."""
     restarts: int = 2
-    """How often a run goes on from its checkpoint after a worker was lost or failed."""
+    """Maximum number of times that a run continues from its checkpoint after it loses a worker or a worker fails."""
     wait_s: float = 60.0
-    """Seconds that a run which has lost a worker or a node waits for room for all of its workers, before it goes on
-    with fewer: the most that there is room for and that divide train.batch."""
+    """After losing a worker, wait this many seconds for enough free resources for all workers; then continue with
+    the largest number of workers that fits and divides train.batch."""
     readers: int = 2
-    """Processes that read and augment patches ahead, for each worker; 0: none, all of it in the worker itself."""
+    """Number of reader processes for each worker. They read and augment patches ahead of training. 0: no reader
+    processes; the worker does this work itself."""
     stuck_s: float = 300.0
-    """Seconds without a batch after which a reader is taken to hang, and the run ends with an error (not with readers
-    0: there reading has no limit)."""
+    """Reader timeout in seconds. If no batch arrives for this long, a reader is assumed to hang and the run ends
+    with an error. With readers 0 there is no time limit for reading."""
 
     def __post_init__(self) -> None:
         check(self.workers >= 1, "cluster.workers", "1 or more", self.workers)
         for name in ("cpus", "restarts", "readers"):
             check(getattr(self, name) >= 0, f"cluster.{name}", "0 or more", getattr(self, name))
-        check(0 <= self.wait_s <= 1e6, "cluster.wait_s", "0 to a million", self.wait_s)
-        check(0 < self.stuck_s <= 1e6, "cluster.stuck_s", "above 0, to a million", self.stuck_s)
+        check(0 <= self.wait_s <= 1e6, "cluster.wait_s", "from 0 to 1,000,000 seconds", self.wait_s)
+        check(0 < self.stuck_s <= 1e6, "cluster.stuck_s", "above 0 and at most 1,000,000 seconds", self.stuck_s)

@@ -1,94 +1,111 @@
-"""The data's section of a configuration: where scenes come from, and how they are stored."""
+"""Section `data` of a configuration: where scenes come from, and how they are stored."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from swath.config.rules import Section, check
+from swath.errors import ConfigError
 
 _CLASS = re.compile(r"^[\w .+-]+=#[0-9A-Fa-f]{6}$")
 _MERGE = re.compile(r"^([^#=]+(#[0-9A-Fa-f]{6})?)?=[^=]+$")
 _IGNORED = {"index": (re.compile("-?[0-9]+"), "whole numbers"),
             "colour": (re.compile("#[0-9A-Fa-f]{6}"), "colours #RRGGBB"),
-            "polygons": (re.compile("(?s).+"), "texts that are not empty")}
-"""How a mask's value is written, by the kind of masks: what an ingest's message says to declare can be declared."""
+            "polygons": (re.compile("(?s).+"), "non-empty texts")}
+"""Pattern of a value in `data.ignored`, for each kind of mask. Every value that an ingest's error message asks the user
+to declare matches it."""
 LAYOUT = ("images", "masks", "stacked", "image_suffix", "mask_suffix", "group", "area")
-"""Fields of the data that say how the adapter `folder` finds files; no other adapter takes them."""
+"""Fields that tell the adapter `folder` how to find files. Other adapters do not use them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    """Where scenes come from, and where the store lies."""
+    """Where the scenes come from, and where the store is."""
 
     store: str = ""
-    """The store's folder or URI, for example runs/dubai.zarr."""
+    """Folder or URI of the store, for example runs/dubai.zarr."""
     source: str = ""
-    """Folder of images and masks, for an ingest."""
+    """Folder of images and masks. Only an ingest uses it."""
     adapter: Literal["folder", "landcover_ai", "deepglobe", "tiles", "icg_drone", "obx"] = "folder"
-    """How the source lies on disk (patchstore.adapters says it in full): `folder` is any images and masks, found by the
-    patterns below; the others are the sets' own layouts, which need none of them."""
+    """Layout of the source folder. `patchstore.sources.adapters` describes each layout in full. `folder` takes any
+    images and masks and finds them by the patterns in the fields `images` to `area`. The other adapters are the
+    layouts of published data sets; they do not use those fields."""
     images: str = "images/*"
-    """Pattern of the images below the source, ** for any folders (adapter `folder`, as all down to `area`)."""
+    """Glob pattern of the images, relative to the source folder; ** matches any number of folders. Used by
+    adapter `folder`, like all fields from here to `area`."""
     masks: str = "masks/*"
-    """Pattern of the masks; a mask has its image's name, but for ending and suffix. Empty: images only. One vector file
-    alone labels all scenes."""
+    """Glob pattern of the masks. A mask has the name of its image, apart from file extension and suffix. Empty:
+    ingest images without masks. If the pattern finds a single vector file, it labels all scenes."""
     stacked: tuple[str, ...] = ()
-    """Patterns of further files of each scene (near infrared, height), whose bands follow its image's."""
+    """Glob patterns of additional files for each scene, such as near infrared or height. Their bands follow the
+    bands of the image."""
     image_suffix: str = ""
-    """Regular expression, removed from the end of the names of images and stacked files before they are paired."""
+    """Regular expression that is removed from the end of the names of images and stacked files before files are
+    paired."""
     mask_suffix: str = ""
-    """The same for the names of masks and areas, for example _mask."""
+    """Regular expression that is removed from the end of the names of masks and area files before files are paired,
+    for example _mask."""
     group: str = ""
-    """Regular expression whose first group, searched in a scene's name, is its group; empty: each scene is a group of
-    its own. Scenes of one group without a CRS and a place in the group (its origin, which adapters of cut tiles give)
-    are taken to show the same ground."""
+    """Regular expression that finds the group in a scene's name: the text matched by its first capture group. Empty:
+    each scene is its own group. Scenes in one group are assumed to show the same ground if they have no CRS and
+    no position in the group (adapters of cut tiles give this position as an origin)."""
     area: str = ""
-    """Pattern of vector files of the area of interest, outside which labels are ignored: one for all scenes, or one for
-    each; empty: everywhere."""
+    """Glob pattern of vector files with the area of interest: one file for all scenes, or one for each scene. Labels
+    outside the area are ignored. Empty: no limit."""
     crs: str = ""
-    """CRS of images that have a transform but name none (a world file), for example EPSG:32634."""
+    """CRS of images that have a transform (from a world file, for example) but do not name a CRS, such as
+    EPSG:32634."""
     align: bool = False
-    """Warp masks and stacked files that lie on another grid to their image's, instead of refusing them."""
+    """Warp masks and stacked files to the grid of their image if they lie on another grid. Without this option they
+    are refused."""
     classes: tuple[str, ...] = ()
-    """The classes in the order of their index, each as name=#RRGGBB; empty: the adapter's own."""
+    """Classes in the order of their index, each written name=#RRGGBB. Empty: the classes of the adapter."""
     mask: Literal["index", "colour", "polygons"] = "index"
-    """What a mask holds: class indices, the classes' colours (a palette counts by its colours), or polygons."""
+    """Content of the masks.
+    - `index`: class indices.
+    - `colour`: the colours of the classes; a palette image is read by the colours of its palette.
+    - `polygons`: vector polygons."""
     ignored: tuple[str, ...] = ()
-    """Mask values that are no class and are known: colours (#RRGGBB), indices, or the polygons' own values, as `mask`
-    says. Counted, reported, never scored."""
+    """Mask values that belong to no class and are expected: colours (#RRGGBB), indices, or values of the polygon
+    attribute, depending on `data.mask`. Their pixels are counted and reported, and never scored."""
     stray: Literal["error", "ignore"] = "error"
-    """Mask values that are neither a class nor declared: an error, or ignored and counted (lossy masks)."""
+    """What to do with mask values that are neither a class nor listed in `data.ignored`.
+    - `error`: stop with an error.
+    - `ignore`: ignore these pixels and count them; useful for masks with lossy compression."""
     attribute: str = ""
-    """Field of the polygons that holds the name or the index of their class (mask `polygons`)."""
+    """Attribute of the polygons that holds the name or the index of their class. Only for data.mask polygons."""
     background: str = ""
-    """Class of ground that no polygon covers (mask `polygons`); empty: ignored."""
+    """Class of the ground that no polygon covers. Only for data.mask polygons. Empty: this ground is ignored."""
     merge: tuple[str, ...] = ()
-    """Classes merged or renamed when the store is read, each as new=old+old or new#RRGGBB=old+old; =old ignores one.
-    Those that are not named stay. An ingest does not look at it."""
+    """Classes that are merged or renamed when the store is read, each written new=old+old or new#RRGGBB=old+old.
+    Write =old to ignore a class. Classes that are not listed stay as they are. An ingest does not use this field."""
     chunk: int = 256
-    """Side of a chunk, what is compressed at once, in pixels."""
+    """Side of a chunk in pixels. A chunk is the unit of compression."""
     shard: int = 2048
-    """Side of a shard, one file, in pixels; a multiple of the chunk."""
+    """Side of a shard in pixels, a multiple of data.chunk. A shard is one file."""
     zstd: int = 1
-    """Compression level (1: fastest to read)."""
+    """Zstandard compression level, from 1 (fastest to read) to 19."""
 
     def __post_init__(self) -> None:
         for text in self.classes:
-            check(bool(_CLASS.match(text)), "data.classes", "written name=#RRGGBB", text)
+            check(bool(_CLASS.match(text)), "each of data.classes", "written name=#RRGGBB", text)
         names = [text.split("=")[0] for text in self.classes]
-        check(len(set(names)) == len(names), "data.classes", "of different names", self.classes)
-        check(len(names) <= 255, "data.classes", "at most 255", len(names))
+        check(len(set(names)) == len(names), "data.classes", "classes with different names", self.classes)
+        check(len(names) <= 255, "the number of data.classes", "at most 255", len(names))
         form, rule = _IGNORED[self.mask]
         for text in self.ignored:
-            check(bool(form.fullmatch(text)), "data.ignored", f"{rule} for data.mask {self.mask}", text)
+            check(bool(form.fullmatch(text)), "data.ignored", f"{rule} if data.mask is {self.mask}", text)
         for text in self.merge:
-            check(bool(_MERGE.match(text)), "data.merge", "written new=old+old, new#RRGGBB=old+old or =old", text)
+            check(bool(_MERGE.match(text)), "each of data.merge", "written new=old+old, new#RRGGBB=old+old or =old",
+                  text)
         given = [f"data.{name}" for name in LAYOUT if getattr(self, name) != getattr(DataConfig, name)]
-        check(self.adapter == "folder" or not given, "data.adapter", f"folder where {' and '.join(given)} is given",
-              self.adapter)
+        if self.adapter != "folder" and given:
+            fields, verb = " and ".join(given), "applies" if len(given) == 1 else "apply"
+            raise ConfigError(f"{fields} {verb} only to data.adapter folder; the adapter {self.adapter} has its own "
+                              f"layout. Drop {fields}, or set data.adapter folder.")
         for name in ("attribute", "background"):
             check(self.mask == "polygons" or not getattr(self, name), "data.mask",
-                   f"polygons where data.{name} is given", self.mask)
+                  f"polygons if data.{name} is given", self.mask)
         check(not self.background or not names or self.background in names, "data.background", "one of data.classes",
               self.background)
         check(self.chunk >= 64 and self.chunk % 64 == 0, "data.chunk", "a multiple of 64", self.chunk)

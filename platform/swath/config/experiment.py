@@ -1,7 +1,7 @@
 """The configuration of an experiment: frozen dataclasses, validated at construction.
 
 A recipe is a function that returns a `Config`; the command line overrides its fields (`--patches.size 512`); a file
-holds one as JSON. A configuration is pure data: the same one gives the same run wherever it is read.
+holds one as JSON. A configuration is pure data: the same configuration gives the same run on every machine.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from swath.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
-    """A complete experiment."""
+    """The complete configuration of an experiment."""
 
     data: DataConfig = field(default_factory=DataConfig, metadata=MAY_CHANGE)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -48,32 +48,35 @@ class Config(Section):
         check(rest == 0 and share > 0, "train.batch", f"a multiple of cluster.workers ({self.cluster.workers})",
               self.train.batch)
         check(not self.train.freeze or self.model.weights != "none" or bool(self.model.init_from), "train.freeze",
-              "0 where the encoder's weights are random (model.weights none)", self.train.freeze)
+              "0 if the encoder starts from random weights (model.weights none)", self.train.freeze)
 
     def flat(self) -> dict[str, Any]:
-        """Every field under its dotted name, as the command line has it: {"patches.size": 256, …}."""
+        """All fields by dotted name, as on the command line: {"patches.size": 256, …}."""
         return {f"{part}.{name}": value for part, fields in asdict(self).items() for name, value in fields.items()}
 
     def fixed_fields(self) -> dict[str, Any]:
-        """The fields that must not change within a run, by dotted name. A field or a section that says where a run
-        happens, how it is recorded or how it is cut is marked MAY_CHANGE where it is declared."""
+        """The fields that must not change within a run, by dotted name.
+
+        Some fields and sections may change when a run is resumed: those that set where it runs, how it is recorded and
+        how its batches are cut. They are marked MAY_CHANGE in their declaration.
+        """
         return {f"{section.name}.{part.name}": getattr(getattr(self, section.name), part.name)
                 for section in fields(self) if not section.metadata.get("may_change")
                 for part in fields(getattr(self, section.name)) if not part.metadata.get("may_change")}
 
     def to_json(self) -> str:
-        """The configuration as JSON, which `from_json` reads back."""
+        """The configuration as JSON. `from_json` is the inverse."""
         return json.dumps(asdict(self), indent=2)
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits of the configuration's content."""
+        """Twelve hexadecimal digits of the SHA-256 of all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def from_json(text: str, origin: str = "configuration") -> Config:
-    """Read a configuration back from JSON.
+    """Read a configuration from JSON.
 
-    Raises ConfigError, naming `origin` and each wrong field, when a field is unknown or its value is not allowed.
+    Raises ConfigError if a field is unknown or its value is not allowed; its message names `origin` and the fields.
     """
     try:
         return TypeAdapter(Config).validate_json(text)
@@ -83,8 +86,8 @@ def from_json(text: str, origin: str = "configuration") -> Config:
 
 
 def load(path: Path) -> Config:
-    """Read a configuration file. Raises ConfigError when it is missing or wrong."""
+    """Read a configuration file (JSON, UTF-8). Raises ConfigError if the file is missing or wrong."""
     try:
         return from_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable configuration file ({error})") from None
+        raise ConfigError(f"{path}: the configuration file cannot be read ({error})") from None

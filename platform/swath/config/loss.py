@@ -1,4 +1,4 @@
-"""The loss's section of a configuration."""
+"""Section `loss` of a configuration: the weighted losses of a run."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ ClassWeights = Literal["none", "inverse", "sqrt", "log"]
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
-    """A weighted sum of losses over labelled pixels; a weight of 0 leaves one out.
+    """Weighted sum of losses over labelled pixels. A weight of 0 leaves a loss out.
 
-    Dice, Jaccard, Tversky and Lovász are taken for each sample, over the classes that its labels have.
-    """
+    Dice, Jaccard, Tversky and Lovász losses are computed for each sample, over the classes that occur in its
+    labels."""
 
     target: Literal["softmax", "one_vs_rest"] = "softmax"
-    """What the network's channels are: shares of one softmax, or for each class a sigmoid of its own that tells it from
-    the rest, trained by each loss's binary form, averaged over the classes. The largest is the class either way."""
+    """Meaning of the network's output channels. In both cases the class with the largest output is predicted.
+    - `softmax`: one softmax over all classes.
+    - `one_vs_rest`: a sigmoid for each class against the rest; losses use their binary form, averaged over classes."""
     cross_entropy: float = 1.0
-    """Weight of the cross-entropy."""
+    """Weight of the cross-entropy loss."""
     focal: float = 0.0
     """Weight of the focal loss."""
     dice: float = 0.0
@@ -31,16 +32,21 @@ class LossConfig(Section):
     tversky: float = 0.0
     """Weight of the Tversky loss."""
     lovasz: float = 0.0
-    """Weight of the Lovász loss: the Jaccard loss's convex extension, sorted by error."""
+    """Weight of the Lovász loss, the convex extension of the Jaccard loss over pixels sorted by error."""
     gamma: float = 2.0
     """Focusing exponent of the focal loss."""
     alpha: float = 0.3
-    """What the Tversky loss charges for a pixel that is wrongly given to a class."""
+    """Tversky weight of false positives: pixels wrongly predicted as the class."""
     beta: float = 0.7
-    """What it charges for a pixel of the class that is missed (alpha and beta 0.5: Dice; 1: Jaccard)."""
+    """Tversky weight of false negatives: missed pixels of the class. Alpha = beta = 0.5 is Dice, alpha = beta = 1 is
+    Jaccard."""
     class_weights: ClassWeights = "none"
-    """Weight of a class's pixels in cross-entropy and focal, from its share of the train cells' labels: none, 1/share,
-    1/sqrt(share), or 1/ln(1.02 + share), which is bounded; scaled to a mean of 1 over labelled pixels."""
+    """Weights of the classes in cross-entropy and focal loss, from each class's share of the labels in the train
+    cells. They are scaled to a mean of 1 over labelled pixels.
+    - `none`: all classes weigh the same.
+    - `inverse`: 1/share.
+    - `sqrt`: 1/sqrt(share).
+    - `log`: 1/ln(1.02 + share), which is bounded."""
 
     def __post_init__(self) -> None:
         weights = {name: getattr(self, name) for name in get_args(LossName)}
@@ -52,5 +58,5 @@ class LossConfig(Section):
 
     @property
     def terms(self) -> dict[LossName, float]:
-        """The losses in use, with their weights."""
+        """The losses with a weight above 0, and their weights."""
         return {name: getattr(self, name) for name in get_args(LossName) if getattr(self, name) > 0}

@@ -1,4 +1,4 @@
-"""The network's section of a configuration."""
+"""Section `model` of a configuration: the network and its initial weights."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,26 +8,31 @@ from swath.config.rules import MAY_CHANGE, Section, check
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
-    """The network: an architecture of segmentation-models-pytorch, or our own, over an encoder of it or timm."""
+    """The network: an architecture over an encoder, from segmentation-models-pytorch (smp), timm or this project."""
 
     arch: str = "unet"
-    """Architecture, as segmentation-models-pytorch names it: unet, fpn, deeplabv3plus, segformer, dpt (for vision
-    transformers), …; or `aspp_unet`, a U-Net with an ASPP module at the bottleneck and attention gates on the skips."""
+    """Architecture, by its name in segmentation-models-pytorch: unet, fpn, deeplabv3plus, segformer, dpt (for vision
+    transformers), …; or `aspp_unet`, a U-Net with an ASPP module at the bottleneck and attention gates on the
+    skip connections."""
     encoder: str = "resnet18"
-    """Encoder, as segmentation-models-pytorch names it; tu-NAME or tu-NAME.TAG for one of timm's."""
+    """Encoder, by its name in segmentation-models-pytorch. Write tu-NAME or tu-NAME.TAG for an encoder of timm."""
     weights: str = "none"
-    """Encoder weights: `none`; `imagenet` (of timm's: those that come with its name); another name that the encoder's
-    makers gave (of timm's: the tag, such as sat493m); or a file (safetensors or a state dict)."""
+    """Initial weights of the encoder.
+    - `none`: random weights.
+    - `imagenet`: ImageNet weights; for a timm encoder, the weights that belong to its name.
+    - another name that the encoder's authors published; for a timm encoder, the tag, such as sat493m.
+    - a path to a file: safetensors or a PyTorch state dict."""
     init_from: str = field(default="", metadata=MAY_CHANGE)
-    """MLflow run id or checkpoint folder of the same network: begin with its weights, also on other data, bands and
-    classes (which are known by their names); empty: as `weights` says."""
+    """Checkpoint to start from: an MLflow run id or a checkpoint folder of the same network. Data, bands and classes
+    may differ; classes are matched by name. Empty: start as `model.weights` says."""
     aspp: bool = True
-    """Arch `aspp_unet`: with the ASPP module. Without it and the gates that is the plain U-Net."""
+    """ASPP module of arch `aspp_unet`. Without it and without attention gates, the network is the plain U-Net."""
     attention: bool = True
-    """Arch `aspp_unet`: with the attention gates."""
+    """Attention gates of arch `aspp_unet`."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation layers: `group` and `none` make the result independent of how a batch is cut."""
+    """Normalisation layers: batch normalisation, group normalisation or none. With `group` and `none` the result
+    does not depend on how a batch is cut into micro-batches."""
 
     def __post_init__(self) -> None:
         for name in ("arch", "encoder", "weights"):
-            check(bool(getattr(self, name)), f"model.{name}", "given", getattr(self, name))
+            check(bool(getattr(self, name)), f"model.{name}", "a name that is not empty", getattr(self, name))

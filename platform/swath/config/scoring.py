@@ -1,4 +1,4 @@
-"""The score's section of a configuration."""
+"""Section `score` of a configuration: how whole scenes are scored."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,21 +8,23 @@ from swath.config.rules import Section, check
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(Section):
-    """How whole scenes are scored: the same for every patch size and model."""
+    """How whole scenes are scored. The rules are the same for every patch size and model."""
 
     overlap: float = 0.5
-    """Share of a window's side that it has in common with its neighbour."""
+    """Overlap of neighbouring prediction windows, as a share of the window's side."""
     part: float = 0.0
-    """Megapixels of the validation sample that is scored at every report; 0: so many that, for patches of up to 512
-    pixels, it costs about a tenth of the training between two reports, and a block for each class at least."""
+    """Size in megapixels of the validation sample scored at each report. 0 chooses it so that scoring takes
+    about 10 % of training time (for patches up to 512 px), with at least one block per class."""
     without: tuple[str, ...] = ()
-    """Classes left out of a second mean, printed beside the first."""
+    """Classes that are left out of a second mean IoU, which is printed beside the first."""
     boundary_px: int = 3
-    """Boundary IoU compares pixels within so many full-resolution pixels of a contour."""
+    """Boundary IoU width in full-resolution pixels: it compares only pixels that are at most this far from a
+    contour."""
     symmetries: Literal[1, 8] = 1
-    """Symmetries of the square that predictions are averaged over: 8 costs eight times as much."""
+    """Test-time augmentation: number of symmetries of the square over which predictions are averaged. 8 takes eight
+    times as long as 1."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.overlap < 1, "score.overlap", "from 0 to below 1", self.overlap)
+        check(0 <= self.overlap < 1, "score.overlap", "at least 0 and below 1", self.overlap)
         check(1 <= self.boundary_px <= 255, "score.boundary_px", "from 1 to 255", self.boundary_px)
         check(self.part >= 0, "score.part", "0 or more", self.part)

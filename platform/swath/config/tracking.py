@@ -1,4 +1,4 @@
-"""The records' section of a configuration."""
+"""Section `track` of a configuration: where runs are recorded."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ class TrackConfig(Section):
     """Where runs are recorded."""
 
     experiment: str = "swath"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
     name: str = ""
-    """Name of the run; empty: from the recipe's architecture, encoder and patches."""
+    """Name of the run. Empty: built from the architecture, the encoder and the patches of the configuration."""
     uri: str = ""
-    """MLflow tracking store; empty: $MLFLOW_TRACKING_URI, or an SQLite file in the working directory."""
+    """MLflow tracking URI. Empty: use $MLFLOW_TRACKING_URI; if that is not set, an SQLite file in the working
+    directory."""
     samples: str = ""
-    """Folder in which each worker writes what it was trained on: a line of JSON a step, with its patches' numbers in
-    the plan and its share of the loss; empty: not written."""
+    """Folder for training logs. Each worker writes one line of JSON for each step: the ids of its patches in the
+    plan and its share of the loss. Empty: nothing is written."""

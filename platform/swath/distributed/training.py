@@ -38,7 +38,7 @@ from swath.distributed.context import Order, RayContext
 from swath.errors import DeviceMemoryError, LoaderError, SwathError, TrainingError
 from swath.models import checkpoint_files
 from swath.runtime import use_threads
-from swath.say import say, tell
+from swath.say import print_line, print_notes
 from swath.tracking import mlflow_store, provenance
 from swath.tracking.records import cut
 from swath.training import loop, signals
@@ -103,7 +103,7 @@ def _until_done(config: Config, order: Order, full: Team, tracker: mlflow_store.
     team, failures, stopped_at, slow_starts = full, 0, -1.0, _SLOW_STARTS
     while True:
         begins = checkpoint_files.beginning(Path(order.folder), config.train.resume)
-        tell((*begins.damaged, begins.said))
+        print_notes((*begins.damaged, begins.said))
         for damaged in begins.damaged:
             tracker.note(damaged)
         order = replace(order, resume=str(begins.checkpoint or ""), cpus=team.cpus)
@@ -128,7 +128,7 @@ def _until_done(config: Config, order: Order, full: Team, tracker: mlflow_store.
         if failures > config.cluster.restarts:
             raise TrainingError(f"a worker failed too often (cluster.restarts): {what}")
         team, slow_starts = _team(config, full, told), 0
-        say(f"{what}; the run goes on with {team.workers} workers")
+        print_line(f"{what}; the run goes on with {team.workers} workers")
 
 
 def _trainer(order: Order, team: Team, callbacks: Sequence[UserCallback], slow_starts: int) -> TorchTrainer:

@@ -26,7 +26,7 @@ from swath.loading.augment import Augment
 from swath.models import checkpoint, inference, network, transfer
 from swath.patches import certificate, planning
 from swath.runtime import choose_device, use_threads
-from swath.say import Listener, ReportLine, tell
+from swath.say import Listener, ReportLine, print_notes
 from swath.scoring import counting
 from swath.scoring.result import Score
 from swath.splits import division
@@ -145,7 +145,7 @@ def placed(config: Config) -> tuple[Config, Store]:
 
 def run_name(config: Config) -> str:
     """A name that tells runs apart at a glance: unet-resnet18-256x1, …x1+4 for a mixture, …x1&4 for concentric ones."""
-    scales = ("&" if config.patches.together else "+").join(f"{scale:g}" for scale in config.patches.scales)
+    scales = ("&" if config.patches.is_concentric else "+").join(f"{scale:g}" for scale in config.patches.scales)
     return f"{config.model.arch}-{config.model.encoder}-{config.patches.size}x{scales}"
 
 
@@ -176,7 +176,7 @@ def fit_here(config: Config, store: Store, folder: Path, tracker: Tracker, liste
     device = choose_device(config.cluster.device)
     tracker.tags({"swath.device": device.type, "swath.machine": json.dumps(provenance.machine())})
     begins = checkpoint.beginning(folder, config.train.resume)
-    tell((*begins.damaged, begins.said))
+    print_notes((*begins.damaged, begins.said))
     for damaged in begins.damaged:
         tracker.note(damaged)
     with signals.heeded() as told:
@@ -194,7 +194,7 @@ def _describe(config: Config, store: Store, split: Split, tracker: Tracker) -> N
     plan, val_plan = (planning.plan(store, config, name, labels=split) for name in ("train", "val"))
     certified = certificate.certify(store, split, {"train": plan})
     remarks = list(dict.fromkeys([*split.notes, *certified.findings(), *plan.notes, *val_plan.notes]))
-    tell(remarks)
+    print_notes(remarks)
     protocol = counting.protocol(store, split, "val", config)
     tracker.tags({**protocol.tags(), "swath.certificate": certified.to_json(), "swath.code": provenance.code(),
                   "swath.commit": provenance.commit() or "", "swath.store": store.uri,
@@ -229,7 +229,7 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
         planning.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
     micro_batches(config, config.cluster.workers)
     Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype,
-            scales=config.patches.scales[:config.patches.at_once])
+            scales=config.patches.scales[:config.patches.scales_per_sample])
     counting.check_without(store, config)
 
 

@@ -144,8 +144,8 @@ def work(store: Store, split: Split, config: Config, train: PatchPlan, val: Patc
 
 def windows(store: Store, regions: Iterable[Region], config: Config, plan: PatchPlan) -> tuple[int, ...]:
     """How many windows of each scale score the regions."""
-    total_S = np.zeros(len(plan.placed), np.int64)
-    sides = dict(zip(plan.scenes, plan.side_SC[:, :len(plan.placed)].tolist(), strict=True))
+    total_S = np.zeros(len(plan.placement_scales), np.int64)
+    sides = dict(zip(plan.scenes, plan.side_SC[:, :len(plan.placement_scales)].tolist(), strict=True))
     for scene, group in groupby(sorted(regions, key=lambda region: region.scene), key=lambda region: region.scene):
         size = config.patches.size
         lattices = [lattice(store.scenes[scene].shape, side_of(size, side / size), config.score.overlap, size)
@@ -173,7 +173,7 @@ def trial(job: Job) -> Trial:
     net = state.best.eval()
     forward = inference.network_forward(net, job.precision, job.config.score.symmetries)
     sides = np.median(job.val_plan.side_SC, axis=0).round().astype(int).tolist()
-    window_s_S = tuple(_window_seconds(job, forward, some) for some in ([sides] if job.val_plan.together else
+    window_s_S = tuple(_window_seconds(job, forward, some) for some in ([sides] if job.val_plan.is_concentric else
                                                                         [[side] for side in sides]))
     with state.save(job.config, job.card, job.trained_cells()) as folder:
         weight = sum(path.stat().st_size for path in Path(folder).iterdir())
@@ -198,7 +198,7 @@ def _window_seconds(job: Job, forward: inference.Forward, sides: Sequence[int]) 
 
     def once() -> None:
         strip = streaming.part(reader, size=size, scales=[side / size for side in sides], overlap=overlap,
-                               together=True)
+                               is_concentric=True)
         rows = streaming.blend(strip, forward, classes=job.classes, batch=count, device=job.context.device)
         for _ in streaming.classes_of(rows):
             pass
@@ -228,7 +228,7 @@ def _random_batch(job: Job) -> Batch:
     """A worker's share of a batch, of random pixels and labels."""
     size, count = job.config.patches.size, job.config.train.batch
     labels_NHW = np.random.default_rng(0).integers(job.classes, size=(count, size, size), dtype=np.uint8)
-    images_NSBHW = random_pixels((count, job.plan.at_once, job.store.bands, size, size), job.store.dtype)
+    images_NSBHW = random_pixels((count, job.plan.scales_per_sample, job.store.bands, size, size), job.store.dtype)
     images, labels = (torch.from_numpy(array).to(job.context.device) for array in (images_NSBHW, labels_NHW))
     return Batch(index=0, images_NSBHW=images, labels_NHW=labels, windows=[Window("", 0, 0, size)] * count,
                  ids=np.arange(count))

@@ -89,7 +89,7 @@ def measure(job: Job, device_rate: float) -> Pace:
     """
     loader, size, bands = job.loader, job.plan.size, job.store.bands
     store = job.store.with_cache(ordering.cache_bytes(job.plan, loader.batch, loader.world_size))
-    images_NSBHW = np.empty((loader.share, job.plan.at_once, bands, size, size), job.store.dtype)
+    images_NSBHW = np.empty((loader.share, job.plan.scales_per_sample, bands, size, size), job.store.dtype)
     labels_NHW = np.empty((loader.share, size, size), np.uint8)
     tasks = [loader.task(index)[0] for index in range(1 + _BATCHES)]
     varies: list[Callable[[], None]] = []

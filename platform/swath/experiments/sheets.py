@@ -23,24 +23,24 @@ _COLUMNS = 6
 def draw(path: Path, store: Store, config: Config, plan: PatchPlan) -> list[str]:
     """Draw a few patches of each scale under each augmentation, concentric ones at all their scales; notes say which
     augmentations the store's pixels or several scales rule out."""
-    ids = np.concatenate([_spread(np.flatnonzero(plan.scale_P == index), max(1, _COLUMNS // len(plan.placed)))
-                          for index in range(len(plan.placed))])
+    ids = np.concatenate([_spread(np.flatnonzero(plan.scale_P == index), max(1, _COLUMNS // len(plan.placement_scales)))
+                          for index in range(len(plan.placement_scales))])
     task = Task(index=0, slot=0, place=0, views=tuple(plan.views(ids)), own=plan.own(ids))
     rows, notes = [], list[str]()
     for name in get_args(get_type_hints(AugmentConfig)["pipeline"]):
         try:
             augment = Augment(replace(config.augment, pipeline=name), size=plan.size, bands=store.bands,
-                              dtype=store.dtype, scales=plan.scales[:plan.at_once], ignore=store.ignore)
+                              dtype=store.dtype, scales=plan.scales[:plan.scales_per_sample], ignore=store.ignore)
         except ConfigError as error:
             notes.append(f"not on the sheet: {error}")
             continue
-        images_NSBHW = np.empty((len(ids), plan.at_once, store.bands, plan.size, plan.size), store.dtype)
+        images_NSBHW = np.empty((len(ids), plan.scales_per_sample, store.bands, plan.size, plan.size), store.dtype)
         labels_NHW = np.empty((len(ids), plan.size, plan.size), np.uint8)
         wait, vary = reader.begin(store, task, images_NSBHW, labels_NHW, augment, config.train.seed)
         wait()
         vary()
         rows.append((name, images_NSBHW, labels_NHW))
-    each = [",".join(f"{scale:g}" for scale in (plan.scales if plan.together else (plan.scales[plan.scale_P[i]],)))
+    each = [",".join(f"{scale:g}" for scale in (plan.scales if plan.is_concentric else (plan.scales[plan.scale_P[i]],)))
             for i in ids]
     figures.contact(path, rows, titles=[f"{window.scene} x{scales}"
                                          for window, scales in zip(task.windows, each, strict=True)],

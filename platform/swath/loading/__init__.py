@@ -1,1 +1,1 @@
-"""From a plan to batches: reader processes, the ring of buffers, augmentation."""
+"""Loading: batches of augmented patches, read ahead by processes."""

@@ -1,8 +1,9 @@
-"""The loader: a rank's batches of a plan, read and varied ahead by processes, and brought to the device.
+"""The loader: batches of a plan for one rank. Reader processes read and augment patches ahead, then batches are copied
+to the device.
 
-What is in a batch follows from the plan, the seed and the batch's number (`order`), and how a patch is varied from its
-place in the run: neither depends on ranks, readers or restarts. With no reader process all of it happens in the calling
-one, as a debugger likes it; reads are begun ahead there too.
+The content of a batch follows from the plan, the seed and the batch's number (`patches.ordering`). The augmentation of
+a patch follows from its position in the run. Neither depends on ranks, readers or restarts. Without reader processes,
+all work happens in the calling process, which helps debugging; reads are still started ahead.
 """
 
 import time
@@ -32,50 +33,50 @@ Arrays = tuple[NDArray[Any], NDArray[np.uint8]]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's share of a global batch. N patches, S scales of each, B bands. Its tensors are the loader's own, and
-    are written over when the next batch is asked for."""
+    """One rank's share of a global batch. N patches, S scales of each, B bands. The loader owns the tensors and
+    overwrites them when the next batch is requested."""
 
     index: int
     """Number of the global batch in the run."""
     images_NSBHW: torch.Tensor
-    """The store's dtype; on the loader's device."""
+    """Images in the store's dtype, on the loader's device."""
     labels_NHW: torch.Tensor
-    """uint8 class indices and the ignore index; on the loader's device."""
+    """Class indices and the ignore index, uint8, on the loader's device."""
     windows: Sequence[Window]
-    """Where each patch lies: of concentric ones the finest window, whose labels are here."""
+    """Window of each patch; for concentric patches the finest one, to which the labels belong."""
     ids: NDArray[np.int64]
-    """Each patch's number in the plan."""
+    """Id of each patch in the plan."""
 
     def parts(self, sizes: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels in parts of these many patches, which sum to all."""
+        """Images and labels in parts of these sizes, which sum to the batch."""
         yield from zip(torch.split(self.images_NSBHW, sizes), torch.split(self.labels_NHW, sizes), strict=True)
 
 
 @dataclass(kw_only=True)
 class Costs:
-    """What loading has cost this rank so far."""
+    """Cost of loading for this rank so far."""
 
     waiting_s: float = 0.0
-    """Time in which the caller waited for a batch, the making of orders and the start of readers included."""
+    """Seconds in which the caller waited for a batch, including the computation of orders and the start of readers."""
     bytes_read: int = 0
-    """Bytes that came from storage, compressed as they lie there; without readers all that this process has read."""
+    """Bytes read from storage, compressed as they are stored. Without readers, all bytes that this process has read."""
 
 
 class _Filler(Protocol):
-    """Who fills batches: `Ring`, or `_Here`."""
+    """Interface of the two sources of filled batches: `Ring` and `_Here`."""
 
     def ask(self, task: Task) -> None:
-        """Have a batch filled."""
+        """Request a batch."""
 
     def take(self, index: int) -> Arrays:
         """Wait for a batch."""
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that came from storage."""
+        """Bytes read from storage."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,24 +86,24 @@ class Loader:
     store: Store
     plan: PatchPlan
     batch: int
-    """Patches in a global batch."""
+    """Number of patches in a global batch."""
     seed: int
     rank: int
     world_size: int
     augment: Augment | None
-    """None: patches as they are stored."""
+    """The augmentation; None leaves patches as they are stored."""
     readers: int
-    """Processes that read ahead; 0: none."""
+    """Number of reader processes; 0: none."""
     device: torch.device = CPU
-    """Where batches are wanted."""
+    """Device of the batches."""
     stuck_s: float = 300.0
-    """Seconds without a batch after which a reader is taken to hang."""
+    """Seconds without a batch after which a reader is assumed to hang."""
     costs: Costs = field(default_factory=Costs)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """This rank's share of the global batches `start` to `stop` - 1, in order.
 
-        Raises ReadError for damaged data, and LoaderError when a reader is gone or hangs.
+        Raises ReadError for damaged data, and LoaderError if a reader has ended or hangs.
         """
         if start >= stop:
             return
@@ -121,18 +122,18 @@ class Loader:
 
     @property
     def share(self) -> int:
-        """Patches of a batch that are this rank's."""
+        """Number of patches of a batch for this rank."""
         return self.batch // self.world_size
 
     def task(self, index: int) -> tuple[Task, NDArray[np.int64]]:
-        """What one batch asks of this rank's readers, and the ids of its patches."""
+        """The task of one batch for this rank's readers, and the ids of its patches."""
         ids = ordering.share(ordering.batch(self.plan, self.seed, 0, index, self.batch), self.rank, self.world_size)
         return Task(index=index, slot=index % SLOTS, place=index * self.batch + self.rank * self.share,
                     views=tuple(self.plan.views(ids)), own=self.plan.own(ids)), ids
 
     def _filled(self, filler: _Filler, start: int, stop: int
                 ) -> Iterator[tuple[NDArray[Any], NDArray[np.uint8], Task, NDArray[np.int64]]]:
-        """Batches in the filler's own memory; each stays until the next is asked for."""
+        """Batches in memory of the filler. Each one stays valid until the next is requested."""
         asked: dict[int, tuple[Task, NDArray[np.int64]]] = {}
         before, following = self.costs.bytes_read, start
         for index in range(start, stop):
@@ -148,7 +149,7 @@ class Loader:
 
     def _filler(self) -> _Filler:
         readers = min(self.readers, self.share)
-        layout = Layout(slots=SLOTS, patches=self.share, scales=self.plan.at_once, bands=self.store.bands,
+        layout = Layout(slots=SLOTS, patches=self.share, scales=self.plan.scales_per_sample, bands=self.store.bands,
                         size=self.plan.size, dtype=self.store.dtype.str, readers=max(1, readers))
         cache = ordering.cache_bytes(self.plan, self.batch, self.world_size) // layout.readers
         setup = Setup(store=self.store.with_cache(cache), fingerprint=self.store.fingerprint, augment=self.augment,
@@ -157,7 +158,7 @@ class Loader:
 
     def _sent(self, filled: Iterator[tuple[NDArray[Any], NDArray[np.uint8], Task, NDArray[np.int64]]]
               ) -> Iterator[Batch]:
-        """Batches on a GPU: the next crosses on a stream of its own while the caller has this one."""
+        """Batches on a GPU. The next batch is copied on its own stream while the caller uses the current one."""
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         to_device = partial(torch.Tensor.to, device=self.device, non_blocking=True)
         ahead: tuple[Batch, torch.cuda.Event] | None = None
@@ -177,7 +178,7 @@ class Loader:
             stream.synchronize()  # nothing is copied from memory that is about to be let go
 
     def _received(self, batch: Batch, arrived: "torch.cuda.Event") -> Batch:
-        """A batch that crossed on another stream, for use on the current one."""
+        """A batch that was copied on another stream, ready for the current stream."""
         current = torch.cuda.current_stream(self.device)
         current.wait_event(arrived)
         for tensor in (batch.images_NSBHW, batch.labels_NHW):
@@ -186,7 +187,7 @@ class Loader:
 
 
 class _Here:
-    """Fills batches in the calling process; what is asked for is read ahead by TensorStore's own threads."""
+    """Fills batches in the calling process. Requested patches are read ahead by TensorStore's own threads."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -210,16 +211,16 @@ class _Here:
 
     @property
     def bytes_read(self) -> int:
-        """See `Ring`; of all that this process reads."""
+        """See `Ring`; counts all reads of this process."""
         return reader.bytes_read() - self._before
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 @contextmanager
 def _pinned(filler: _Filler) -> Iterator[None]:
-    """Lock a ring's pages in memory meanwhile: only from such pages does a GPU copy beside the calling thread."""
+    """Lock a ring's pages in memory within the block. A GPU copies beside the calling thread only from locked pages."""
     if not isinstance(filler, Ring):
         yield
         return

@@ -1,9 +1,9 @@
-"""Reading patches into a batch and varying them; and the process that does so for its places of every batch.
+"""Reading and augmenting the patches of a batch, and the reader process that does so for its share of each batch.
 
-    main() with PIPE MEMORY LIFELINE PARENT as arguments, three open file descriptors and a process: as `swath.ring`
-    starts it
+    main() with PIPE MEMORY LIFELINE PARENT as arguments: three open file descriptors and a process id, as
+    `swath.loading.ring` starts it
 
-Knows no torch, which would cost each process a second and half a gigabyte.
+This module imports no torch, which would cost each process one second and half a gigabyte.
 """
 
 import mmap
@@ -26,45 +26,46 @@ from patchstore import PatchstoreError, Store, StoreError, Window
 from swath.loading.augment import Augment
 
 if TYPE_CHECKING:  # a process that imports the plans' makers takes twice the memory
-    from swath.patches.planning import Own, PatchPlan
+    from swath.patches.planning import OwnCells, PatchPlan
 
 STARTING, IDLE, READING, VARYING = range(4)
-"""What a reader does, as it notes beside the batches."""
+"""Activities of a reader, as it records them beside the batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One rank's part of a global batch, or a reader's share of that."""
+    """One rank's part of a global batch, or a reader's share of it."""
 
     index: int
     """Number of the global batch in the run."""
     slot: int
-    """Where in the ring it goes."""
+    """Slot of the ring that the batch is written to."""
     place: int
-    """Place in the run of its first patch: what each patch is varied by follows from its place."""
+    """Position of its first patch in the run. The augmentation of a patch follows from its position."""
     views: tuple[tuple[Window, ...], ...]
-    """For each patch all that is seen of it: its window, and those of further scales around its centre."""
-    own: "tuple[Own | None, ...]"
-    """For each patch where its labels count; None: everywhere."""
+    """All windows of each patch: its own window, then those of the other scales around the same centre."""
+    own: "tuple[OwnCells | None, ...]"
+    """For each patch the mask of the labels that count; None: all labels count."""
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """The window of each patch."""
+        """The own window of each patch."""
         return tuple(views[0] for views in self.views)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a reader says when its places of a batch are filled."""
+    """Message of a reader that has filled its share of a batch."""
 
     index: int
     bytes_read: int
-    """Bytes that came from storage since it began."""
+    """Bytes that it has read from storage since it started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How batches lie in the memory that readers and loader share. N patches a batch, S scales of each, B bands."""
+    """Layout of batches in the memory that readers and loader share. N patches in a batch, S scales of each, B bands.
+    """
 
     slots: int
     patches: int
@@ -76,22 +77,22 @@ class Layout:
 
     @property
     def image_bytes(self) -> int:
-        """Of a batch's pixels."""
+        """Bytes of the images of a batch."""
         return self.patches * self.scales * self.bands * self.size**2 * np.dtype(self.dtype).itemsize
 
     @property
     def label_bytes(self) -> int:
-        """Of a batch's labels."""
+        """Bytes of the labels of a batch."""
         return self.patches * self.size**2
 
     @property
     def total_bytes(self) -> int:
-        """Of it all: the pixels of every slot, the labels of every slot, and each reader's note."""
+        """Bytes of the whole memory: images of all slots, labels of all slots, and a note of each reader."""
         return self.slots * (self.image_bytes + self.label_bytes) + self.readers * 16 + 16
 
     def arrays(self, memory: mmap.mmap) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.int64]]:
-        """images (slots, N, S, B, size, size), labels (slots, N, size, size), notes (readers, 2): what, of which
-        batch."""
+        """Views of the memory: images (slots, N, S, B, size, size), labels (slots, N, size, size) and notes (readers,
+        2): activity, and number of the batch."""
         ends = np.cumsum([self.slots * self.image_bytes, self.slots * self.label_bytes])
         images = np.frombuffer(memory, self.dtype, self.slots * self.image_bytes // np.dtype(self.dtype).itemsize)
         labels = np.frombuffer(memory, np.uint8, self.slots * self.label_bytes, int(ends[0]))
@@ -101,29 +102,32 @@ class Layout:
                 notes.reshape(-1, 2))
 
     def share(self, reader: int) -> slice:
-        """The places of a batch that a reader fills: the same in every batch, so that it stays where its lanes are."""
+        """The positions of a batch that a reader fills. They are the same in every batch, so a reader stays on its own
+        lanes."""
         return slice(reader * self.patches // self.readers, (reader + 1) * self.patches // self.readers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a reader is told once."""
+    """Settings that a reader receives once, at its start."""
 
     store: Store
-    """Pickles as its URI."""
+    """The store. It is pickled as its URI."""
     fingerprint: str
-    """The store's when the run opened it."""
+    """Fingerprint of the store when the run opened it."""
     augment: Augment | None
     seed: int
     layout: Layout
     reader: int
-    """Its number."""
+    """Number of the reader."""
 
 
 def begin(store: Store, task: Task, images_NSBHW: NDArray[np.generic], labels_NHW: NDArray[np.uint8],
           augment: Augment | None, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Ask for a task's patches, into arrays of its length. Returns what waits for them, and what then varies them in
-    place. Labels are those of each patch's own window."""
+    """Start to read the patches of a task into arrays of its length. Labels are those of each patch's own window.
+
+    Returns a function that waits for the reads, and one that then augments the patches in place.
+    """
     # All of the first scale, of which labels are read, then all of the second: the order in which they are asked for.
     wait = store.begin([window for windows in zip(*task.views, strict=True) for window in windows],
                        [image_BHW for images_NBHW in images_NSBHW.swapaxes(0, 1) for image_BHW in images_NBHW],
@@ -142,10 +146,12 @@ def begin(store: Store, task: Task, images_NSBHW: NDArray[np.generic], labels_NH
 
 def read(store: Store, plan: "PatchPlan", ids: Sequence[int] | NDArray[np.int64]
          ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Patches of a plan as they are stored: images (N, S, B, size, size), and labels (N, size, size), of which those in
-    cells outside of the plan's split are ignored. Raises as `Store.read`."""
+    """Read patches of a plan without augmentation: images (N, S, B, size, size) and labels (N, size, size).
+
+    Labels in cells outside the plan's split are ignored. Raises like `Store.read`.
+    """
     task = Task(index=0, slot=0, place=0, views=tuple(plan.views(ids)), own=plan.own(ids))
-    images_NSBHW = np.empty((len(ids), plan.at_once, store.bands, plan.size, plan.size), store.dtype)
+    images_NSBHW = np.empty((len(ids), plan.scales_per_sample, store.bands, plan.size, plan.size), store.dtype)
     labels_NHW = np.empty((len(ids), plan.size, plan.size), np.uint8)
     wait, ignore_foreign = begin(store, task, images_NSBHW, labels_NHW, None, 0)
     wait()
@@ -154,20 +160,20 @@ def read(store: Store, plan: "PatchPlan", ids: Sequence[int] | NDArray[np.int64]
 
 
 def seed_of(seed: int, place: int) -> int:
-    """The seed of a patch's augmentation, from the run's and its place in the run."""
+    """Seed of a patch's augmentation, from the seed of the run and the patch's position in the run."""
     return int(np.random.SeedSequence((seed, place)).generate_state(1)[0])
 
 
 def bytes_read() -> int:
-    """Bytes that this process has had from storage, files and object stores together."""
+    """Bytes that this process has read from storage: files and object stores."""
     found = ts.experimental_collect_matching_metrics("/tensorstore/kvstore/")
     return sum(int(metric["values"][0]["value"]) for metric in found if metric["name"].endswith("/bytes_read"))
 
 
 def serve(pipe: Connection, memory: mmap.mmap, setup: Setup) -> None:
-    """Fill this reader's places of the batches that are asked for, in order, until the loader hangs up.
+    """Fill this reader's share of the requested batches, in order, until the loader closes the pipe.
 
-    All that was asked for is read at once, so that the next batch's reads run while this one is varied.
+    Reads of all requested batches start immediately, so the next batch is read while this one is augmented.
     """
     images, labels, notes = setup.layout.arrays(memory)
     share = setup.layout.share(setup.reader)
@@ -189,8 +195,8 @@ def serve(pipe: Connection, memory: mmap.mmap, setup: Setup) -> None:
 
 
 def main() -> None:
-    """Serve until the loader hangs up or dies. An error that names data goes to it; any other ends the process with
-    its traceback."""
+    """Serve until the loader closes the pipe or dies. Errors about data are sent to the loader; any other error ends
+    the process with its traceback."""
     pipe_fd, memory_fd, lifeline, parent = map(int, sys.argv[1:])
     cv2.setNumThreads(0)  # the readers are the threads
     threading.Thread(target=_die_with, args=(lifeline, parent), daemon=True).start()
@@ -210,8 +216,9 @@ def main() -> None:
 
 
 def _die_with(lifeline: int, parent: int) -> None:
-    """End this process when the loader's does, even in the middle of a read that hangs: when nobody holds the other end
-    of the lifeline any more, or, where a process that the loader's has forked still does, when this one is adopted."""
+    """End this process when the loader's process ends, even during a read that hangs. It ends when nobody holds the
+    other end of the lifeline. If a process that the loader forked still holds it, this process ends when its parent
+    changes."""
     while not select.select([lifeline], [], [], 1.0)[0] and os.getppid() == parent:
         pass
     os._exit(1)

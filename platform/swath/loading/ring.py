@@ -1,12 +1,12 @@
-"""A ring of batches in memory that reader processes fill ahead, each its own places of every batch.
+"""A ring of batches in shared memory. Reader processes fill it ahead; each fills its own positions of every batch.
 
-Nothing is pickled but windows and nothing is copied, and one batch is read beside the varying of another and beside
-Python's work in the training loop. Two processes vary patches 1.7 to 2.5 times as fast as one thread, two threads 0.7
-to 1.4 times (256 px, two cores, measured for each pipeline).
+Only windows are pickled, and nothing is copied. One batch is read while another is augmented and while Python runs the
+training loop. Compared with one thread, two processes augment patches 1.7 to 2.5 times as fast, and two threads 0.7 to
+1.4 times (256 px, two cores, measured for each pipeline).
 
-The readers are processes of their own: neither forked, which TensorStore does not survive, nor spawned by
-multiprocessing, which would import the job's own modules, torch among them, into each. They end with the loader,
-whatever ends it: each holds a pipe that breaks when this process is gone.
+Readers are started as separate programs. A fork does not work, because TensorStore does not survive it. A spawn by
+multiprocessing would import the job's modules, including torch, into each reader. Readers end with the loader in all
+cases: each holds a pipe that breaks when the loader's process is gone.
 """
 
 import math
@@ -31,23 +31,25 @@ from swath.errors import LoaderError
 from swath.loading.reader import IDLE, READING, STARTING, VARYING, Done, Setup, Task
 
 SLOTS = 4
-"""Batches in the ring: one is used, one lies ready, one is varied, one is read."""
+"""Number of batches in the ring: one is used, one is ready, one is being augmented, one is being read."""
 _DOING = {STARTING: "starting, for", IDLE: "waiting for", READING: "reading", VARYING: "varying"}
 _MAIN = ("from signal import SIG_IGN, SIGINT, SIGTERM, signal; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); "
          "from swath.loading.reader import main; main()")
-"""Ctrl-C and `ray job stop` reach the whole family, also while readers import: the loader ends them itself, after the
-step and the checkpoint that they are still needed for. (-P: not from the folder that a user happens to be in.)"""
+"""Ctrl-C and `ray job stop` signal all processes, also while readers import. Readers ignore the signals; the loader
+ends them after the last step and checkpoint, which still need them. (-P: do not import from the current folder of the
+user.)"""
 _START_S = 120.0
-"""How long a reader may take to its first batch: it imports its libraries, on a machine that may be busy."""
+"""Seconds that a reader may take until its first batch. It imports its libraries, possibly on a busy machine."""
 _GRACE_S = 5.0
-"""How long a reader may take to end by itself."""
+"""Seconds that a reader may take to end by itself."""
 
 
 class Ring:
-    """Reader processes, and the batches that they fill. To be closed."""
+    """Reader processes and the batches that they fill. Close it after use."""
 
     def __init__(self, setup: Setup, stuck_s: float) -> None:
-        """Starts as many readers as the setup's layout says. stuck_s: after so long without a batch `take` gives up."""
+        """Start the number of readers in the setup's layout. `take` gives up after `stuck_s` seconds without a batch.
+        """
         self.layout = setup.layout
         self._stuck_s = stuck_s
         self._tasks: dict[int, Task] = {}
@@ -71,11 +73,11 @@ class Ring:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that all readers have had from storage."""
+        """Bytes that all readers have read from storage."""
         return sum(self._read)
 
     def ask(self, task: Task) -> None:
-        """Have a batch filled; its slot is free. Raises LoaderError when a reader has not listened for too long."""
+        """Request a batch; its slot must be free. Raises LoaderError if a reader has not listened for too long."""
         self._tasks[task.index] = task
         for number, pipe in enumerate(self._pipes):
             share = self.layout.share(number)
@@ -88,9 +90,10 @@ class Ring:
                 raise self._stuck(number, task, max(self._stuck_s, _START_S)) from None
 
     def take(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Wait for a batch: its images_NSBHW and labels_NHW, in the ring. Batches are taken in the order of asking.
+        """Wait for a batch: its images_NSBHW and labels_NHW, in the ring. Batches are taken in the order of the
+        requests.
 
-        Raises what a reader raised (ReadError), and LoaderError when a reader is gone or hangs.
+        Raises the error of a reader (ReadError), and LoaderError if a reader has ended or hangs.
         """
         task = self._tasks[index]
         for number in range(len(self._pipes)):
@@ -102,7 +105,7 @@ class Ring:
         return self.images[task.slot], self.labels[task.slot]
 
     def close(self) -> None:
-        """End the readers; what they have not finished is dropped."""
+        """End the readers. Unfinished batches are dropped."""
         for pipe in self._pipes:
             pipe.close()
         if self._life is not None:
@@ -118,7 +121,7 @@ class Ring:
                     process.wait(1.0)
 
     def _hear(self, number: int, task: Task) -> Done:
-        """The next thing that a reader says. `task` is what is waited for."""
+        """The next message of a reader. `task` is the batch that is expected."""
         limit_s = self._stuck_s if self._read[number] else max(self._stuck_s, _START_S)
         try:
             if not self._pipes[number].poll(limit_s):
@@ -135,7 +138,7 @@ class Ring:
                            "look at the storage, or allow more")
 
     def _end(self, number: int) -> str:
-        """How a reader ended, in words."""
+        """How a reader ended, as text."""
         try:
             code = self._readers[number].wait(_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -145,7 +148,7 @@ class Ring:
         return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}; see its message above"
 
     def _state(self, number: int, task: Task) -> str:
-        """What a reader was doing, in words."""
+        """What a reader was doing, as text."""
         what, noted = (int(value) for value in self._notes[number])
         index = noted if what in (READING, VARYING) and noted in self._tasks else task.index
         places = ", ".join(f"{w.scene} row {w.row} col {w.col} side {w.side}"
@@ -154,7 +157,7 @@ class Ring:
 
 
 def _give_up_sending(pipe: "Connection[Any, Any]", after_s: float) -> None:
-    """Let a send fail when nobody has listened for so long: the watchdog for a pipe that is full."""
+    """Let a send fail if nobody has listened for this many seconds: a watchdog for a full pipe."""
     with socket.socket(fileno=os.dup(pipe.fileno())) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", math.ceil(after_s), 0))
 
@@ -168,9 +171,9 @@ def _start(pipe: int, memory: int, lifeline: int) -> "subprocess.Popen[bytes]":
 
 
 def _anonymous_file(size: int) -> int:
-    """Descriptor of a file of zeros that has no name, so that nothing is left of it however the process ends.
+    """Descriptor of an unnamed file of zeros. Nothing is left of it when the process ends, however it ends.
 
-    Not in /dev/shm, which containers keep small.
+    It is not in /dev/shm, because containers keep that small.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("swath-ring")

@@ -21,7 +21,7 @@ from swath.maps.targets import Request as Request
 from swath.models import checkpoint
 from swath.models.checkpoint import Card, Checkpoint
 from swath.runtime import choose_device
-from swath.say import say
+from swath.say import print_line
 from swath.tracking import runs
 
 
@@ -162,7 +162,7 @@ def _finish(target: Target, model: Model, card: Card, request: Request) -> Map:
             geotiff.write_shares(target.shares[kind], pieces, shape=shape, crs=source.crs, transform=transform,
                                  names=names, tags=tags, overwrite=request.overwrite or request.resume,
                                  scratch=held.folder)
-    say(f"map {target.output}")
+    print_line(f"map {target.output}")
     return _derive(target, request, card)
 
 

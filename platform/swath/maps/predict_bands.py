@@ -90,7 +90,7 @@ class Predictor:
         """Some rows of a scene. Raises DataError where `planning.pixel_m` has no meaning in it."""
         scales = planning.factors(self.patches, scene.source.pixel_m2, scene.source.origin)
         return streaming.part(scene.source, size=self.patches.size, scales=scales, overlap=self.model.overlap,
-                            together=self.patches.together, region=scene.region, rows=rows, tag=scene)
+                            is_concentric=self.patches.is_concentric, region=scene.region, rows=rows, tag=scene)
 
 
 def load(model: Model) -> Predictor:
@@ -113,7 +113,7 @@ def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[
     Raises DataError for scores that are not finite and where a band cannot be written, and what reading raises.
     """
     lots = ([predictor.part(scene, stretch)] for scene, rows in works for stretch in scene.bands.missing(rows))
-    size = streaming.batch_size(predictor.patches.size, predictor.patches.at_once)
+    size = streaming.batch_size(predictor.patches.size, predictor.patches.scales_per_sample)
     with closing(streaming.stream(lots, predictor.forward, classes=len(predictor.card.classes), batch=size,
                                 device=predictor.device)) as pieces:
         writer: _Writer | None = None

@@ -64,7 +64,7 @@ def _check_alike(folder: Path, saved: Checkpoint, config: Config) -> None:
 def _shares(config: Config) -> list[float]:
     """What of each scale's patch the finest one covers, where scales are fused; else nothing."""
     scales = config.patches.scales
-    return [scales[0] / scale for scale in scales] if config.patches.together else []
+    return [scales[0] / scale for scale in scales] if config.patches.is_concentric else []
 
 
 def _but_bands(weights: Tensor) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Which patches there are, with what weight and in which order each is drawn, and what they share."""
+"""Patches of a split: which ones exist, how often and in which order each is drawn, and the overlap of splits."""
 
 from swath.patches.planning import PatchPlan, plan
 

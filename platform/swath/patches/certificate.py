@@ -1,12 +1,16 @@
-"""The overlap certificate: is what a model is scored on free of what it was trained on?
+"""The overlap certificate: is the data that scores a model free of the data that trained it?
 
-Two questions for each pair of splits, asked of the ground and of the content. How many pixels of one can patches of the
-other see, and how near do they come? Compared in the frame that scenes share (their CRS, else their group's grid),
-exactly: unions of rectangles of cells and of patches' windows. And which cells stand in both under two names? Those
-whose band moments (number, sum and sum of squares of their pixels), and their neighbours', are equal to the bit; this
-needs no frame, but copies have to lie on the same 64 px grid of their scenes, and a cropped one loses border cells.
-Free of overlap is not yet independent: the distance stands beside the autocorrelation length of the labels
-(swath.autocorrelation).
+The certificate answers two questions for each pair of splits.
+
+- Ground: how many pixels of one split can patches of the other see, and how close do they come? The comparison is
+  exact, in the common frame of the scenes (their CRS, else the grid of their group): unions of rectangles of cells and
+  of windows.
+- Content: which cells occur in both splits under two names? Cells are equal if their band moments (count, sum and sum
+  of squares of their pixels) and those of their neighbours are equal bit for bit. This needs no frame, but a copy must
+  lie on the same 64 px grid of its scene. A cropped copy loses its border cells.
+
+Splits without overlap may still be dependent. The distance is therefore reported beside the autocorrelation length of
+the labels (swath.splits.autocorrelation).
 """
 
 import json
@@ -29,35 +33,35 @@ from swath.splits.ground import NEGLIGIBLE_PX, Place, cell_edges, place
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two splits against each other."""
+    """Comparison of two splits."""
 
     overlap_px: int
-    """Pixels of one split that patches of the other can see: of the two counts the larger."""
+    """Pixels of one split that patches of the other can see; the larger of the two counts."""
     same_px: int
-    """Pixels of one split in cells whose content the other has too, whatever its scenes are called and wherever they
-    are said to lie; likewise the larger."""
+    """Pixels of one split in cells with a content that also occurs in the other, regardless of scene names and
+    positions; the larger of the two counts."""
     distance: float | None
-    """Smallest distance between what patches of one can see and the other; 0 where they touch, none where no scenes of
-    the two can be compared."""
+    """Smallest distance between the ground that patches of one split can see and the other split, in `unit`. 0 if they
+    touch; None if no scenes of the two can be compared."""
     unit: str
-    """Unit of the distance: `m`, `crs` (that of a CRS that is not metric), `px`, or empty."""
+    """Unit of the distance: `m`, `crs` (the unit of a CRS that is not metric), `px`, or empty."""
     distance_px: float | None
-    """The same in pixels."""
+    """The distance in pixels."""
     stacked: tuple[str, ...]
-    """Groups of which both have scenes, different ones, without a CRS and at one place of the group: the first eight
-    by name."""
+    """Groups in which the two splits have different scenes without a CRS and at the same position; the first eight by
+    name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """The comparison of all splits that have cells."""
+    """Comparison of all splits that have cells."""
 
     pairs: dict[str, Pair]
-    """By "train-val", "train-test" and "val-test"."""
+    """Pairs by name: "train-val", "train-test" and "val-test"."""
     autocorrelation: Length | None
-    """Autocorrelation length of the labels of all splits; none where there is nothing to measure."""
+    """Autocorrelation length of the labels of all splits; None if it cannot be measured."""
     systems: int
-    """Coordinate systems of the scenes that have cells; to have none counts as one."""
+    """Number of coordinate systems of the scenes that have cells. Scenes without a CRS count as one."""
 
     @property
     def clean(self) -> bool:
@@ -65,7 +69,7 @@ class Certificate:
         return all(pair.overlap_px == pair.same_px == 0 for pair in self.pairs.values())
 
     def findings(self) -> list[str]:
-        """What is wrong, or not certain, a sentence each; empty where all is well."""
+        """Problems and uncertainties, one sentence each; empty if there are none."""
         lines = [line for names, pair in self.pairs.items() for line in self._of(names.replace("-", " and "), pair)]
         if stacked := sorted({group for pair in self.pairs.values() for group in pair.stacked}):
             lines.append(f"scenes of group {', '.join(stacked)} without a CRS and a place in the group are taken to "
@@ -94,15 +98,15 @@ class Certificate:
         return lines
 
     def to_json(self) -> str:
-        """One line of JSON, as it is tagged on a run."""
+        """One line of JSON, as it is stored in a tag of a run."""
         return json.dumps(asdict(self))
 
 
 def certify(store: Store, split: Split, plans: Mapping[SplitName, PatchPlan] | None = None) -> Certificate:
-    """Compare every two splits of a store that have cells.
+    """Compare each pair of splits of a store that have cells.
 
-    With `plans`, what patches of a split can see is the union of its plan's windows, as far as they lie in the scene;
-    of a split without a plan, and by default, it is the split's own cells.
+    With `plans`, patches of a split see the union of the windows of its plan, cut at the edge of the scene. For a split
+    without a plan, and by default, they see the split's own cells.
     """
     shown = {name: _Shown(store, split, name, (plans or {}).get(name)) for name in SPLITS}
     present = [name for name in SPLITS if shown[name].cells]
@@ -116,14 +120,14 @@ def certify(store: Store, split: Split, plans: Mapping[SplitName, PatchPlan] | N
 
 @dataclass(frozen=True, eq=False)
 class _Ground:
-    """A part of a scene, in its frame."""
+    """A part of a scene as a shape in its frame."""
 
     there: Place
     shape: shapely.Geometry
 
 
 class _Shown:
-    """What one split has and sees: by frame, and by content."""
+    """Cells of a split, and the ground that its patches see, by frame; and the content of its cells."""
 
     def __init__(self, store: Store, split: Split, name: SplitName, plan: PatchPlan | None) -> None:
         self.cells: dict[str, list[_Ground]] = {}
@@ -148,10 +152,10 @@ class _Shown:
 
 
 def _windows(plan: PatchPlan) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """Number, rows and columns (first and past the last, int64 (2, P)) of the windows of each scene of a plan; of
-    concentric patches those of the coarsest scale, which hold the others."""
+    """For each scene of a plan: its number, and rows and columns of its windows (first, and after the last; int64 (2,
+    P)). For concentric patches these are the coarsest windows, which contain the others."""
     own_P = side_P = plan.side_SC[plan.scene_P, plan.scale_P].astype(np.int64)
-    if plan.together:
+    if plan.is_concentric:
         side_P = plan.side_SC[plan.scene_P, -1].astype(np.int64)
     order_P = np.argsort(plan.scene_P, kind="stable")
     bounds = np.searchsorted(plan.scene_P[order_P], np.arange(len(plan.scenes) + 1))
@@ -168,9 +172,9 @@ def _windows(plan: PatchPlan) -> list[tuple[int, NDArray[np.int64], NDArray[np.i
 
 def _union(rows_2P: NDArray[np.int64], cols_2P: NDArray[np.int64], shape: tuple[int, int]
            ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Which part of a scene some window covers: bool (rows, cols) of a grid with an edge wherever a window begins or
-    ends, and the grid's edges. Exact; its memory grows with the number of different edges, and those are few where
-    windows lie on a lattice."""
+    """The part of a scene that windows cover: bool (rows, cols) of a grid with an edge wherever a window begins or
+    ends, and the edges of the grid. Exact. Memory grows with the number of different edges, which is small for windows
+    on a lattice."""
     rows_2P, cols_2P = np.clip(rows_2P, 0, shape[0]), np.clip(cols_2P, 0, shape[1])
     edges_R, edges_C = np.unique(rows_2P), np.unique(cols_2P)
     (top_P, bottom_P), (left_P, right_P) = np.searchsorted(edges_R, rows_2P), np.searchsorted(edges_C, cols_2P)
@@ -182,8 +186,8 @@ def _union(rows_2P: NDArray[np.int64], cols_2P: NDArray[np.int64], shape: tuple[
 
 def _ground(there: Place, covered_RC: NDArray[np.bool_], edges_R: NDArray[np.int64], edges_C: NDArray[np.int64]
             ) -> shapely.Geometry:
-    """The ground of a grid's covered rectangles, in the scene's frame: one shape, of runs of columns that are merged
-    over rows alike."""
+    """The covered rectangles of a grid as one shape in the scene's frame. Runs of columns are merged over equal rows.
+    """
     change = np.diff(np.pad(covered_RC, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     fresh = np.append(True, (covered_RC[1:] != covered_RC[:-1]).any(axis=1)) if len(covered_RC) else np.empty(0, bool)
     tops = np.flatnonzero(fresh)
@@ -198,14 +202,15 @@ def _ground(there: Place, covered_RC: NDArray[np.bool_], edges_R: NDArray[np.int
 
 def _content(moments_RCB3: NDArray[np.float64], cells_RC: NDArray[np.bool_]
              ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """A 64-bit hash of the content of each cell that has some texture, and the cell's pixels.
+    """A 64-bit hash of the content of each cell with some texture, and the number of its pixels.
 
-    The hash is that of the cell, its right, its lower and its diagonal neighbour in the scene: of calm water in one
-    band, single cells of the same moments are common, fours of them are not. In the last row and column the neighbours
-    before take their place. So a copy of a whole scene has all of its cells, and one that is cropped from a scene, on
-    the scene's grid, loses those of its last row and column.
+    The hash covers the cell and its right, lower and diagonal neighbours in the scene. For calm water in one band,
+    single cells with equal moments are common, but groups of four are not. In the last row and column the previous
+    neighbours are used. So a copy of a whole scene keeps all its cells; a copy cropped on the scene's grid loses the
+    cells of its last row and column.
 
-    Cells of one value, and those whose like occurs again in their scene (flat water, saturated roofs), say nothing.
+    Cells with a single value, and cells with a hash that occurs twice in their scene (flat water, saturated roofs), are
+    left out: they prove nothing.
     """
     words_RCW = np.ascontiguousarray(moments_RCB3, np.float64).reshape(*cells_RC.shape, -1).view(np.uint64)
     own_RC = _hash(np.moveaxis(words_RCW, 2, 0))
@@ -220,7 +225,8 @@ def _content(moments_RCB3: NDArray[np.float64], cells_RC: NDArray[np.bool_]
 
 
 def _hash(words: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """One word for some in their order, element by element: Fibonacci hashing, with the high bits folded back."""
+    """One 64-bit word for several words in order, element by element: Fibonacci hashing, with the high bits folded
+    back."""
     key = np.zeros((), np.uint64)
     for word in words:
         key = (key ^ word) * np.uint64(0x9E3779B97F4A7C15)
@@ -240,7 +246,7 @@ def _compare(one: _Shown, other: _Shown) -> Pair:
 
 
 def _stacked(one: dict[str, list[_Ground]], other: dict[str, list[_Ground]]) -> list[str]:
-    """The groups in whose grid some scene of the one has the origin of another scene of the other."""
+    """Groups without a CRS in which a scene of one split has the origin of a different scene of the other."""
     found = set()
     for frame in one.keys() & other.keys():
         at: dict[tuple[int, int], set[str]] = {}
@@ -252,7 +258,7 @@ def _stacked(one: dict[str, list[_Ground]], other: dict[str, list[_Ground]]) -> 
 
 
 def _same(one: _Shown, other: _Shown) -> int:
-    """Pixels of the one in cells whose content the other has too."""
+    """Pixels of one split in cells with a content that the other also has."""
     if len(other.keys_N) == 0:
         return 0
     place_N = np.searchsorted(other.keys_N, one.keys_N)  # both are sorted: 20 times np.isin's rate
@@ -260,7 +266,8 @@ def _same(one: _Shown, other: _Shown) -> int:
 
 
 def _overlap(cells: dict[str, list[_Ground]], seen: dict[str, list[_Ground]]) -> int:
-    """Pixels of the one that lie in the other. Each scene counts its own: ten dates of a place count ten times."""
+    """Pixels of the cells that lie in the seen ground. Each scene counts its own pixels: ten dates of a place count ten
+    times."""
     total = 0
     for frame in cells.keys() & seen.keys():
         shapes = np.array([part.shape for part in seen[frame]])
@@ -274,8 +281,8 @@ def _overlap(cells: dict[str, list[_Ground]], seen: dict[str, list[_Ground]]) ->
 
 
 def _nearest(cells: list[_Ground], seen: list[_Ground]) -> tuple[float, float, str] | None:
-    """Smallest distance of two grounds of one frame: in pixels (of the scene of the cells), in the frame's unit, and
-    that unit; None where one of them is empty."""
+    """Smallest distance of two grounds in one frame: in pixels (of the scene of the cells), in the frame's unit, and
+    that unit. None if one is empty."""
     shapes = np.array([part.shape for part in cells])
     index, apart = shapely.STRtree(np.array([part.shape for part in seen])).query_nearest(
         shapes, return_distance=True, all_matches=False)

@@ -1,23 +1,25 @@
-"""The order: which patches are in which batch, as a pure function of plan, seed, epoch and index.
+"""The order of patches: which patches are in which batch. A pure function of plan, seed, epoch and index.
 
-Epochs follow one another without a gap: a batch at the end of an epoch is filled from the beginning of the next, so
-that every batch is whole and the sequence does not depend on how many workers share it. An epoch is made in steps:
+Epochs follow each other without a gap. The last batch of an epoch is filled from the beginning of the next, so every
+batch is complete, and the order does not depend on the number of workers. An epoch is made in four steps:
 
-1. *Draws.* As many as there are patches: each once where all weights are alike, else by systematic resampling, so that
-   a patch is drawn its expected number of times, rounded up or down.
-2. *Walks.* Patches that begin in one square of a level, `reach` pixels wide or nearly so, share chunks. The draws in a
-   square are one walk, or several, each a random part of them, where windows overlap so much that a part will do.
-3. *Rounds.* The walks of an epoch in random order, a few together: a round. Its patches are shuffled, but from the top
-   of their squares to the bottom, by strips one chunk high, so that few chunks are wanted at any one time.
-4. *Lanes.* The list is cut into as many equal stretches as a batch has places, and each place takes its patches from a
-   stretch of its own. A rank takes neighbouring places, so its cache serves its own lanes, whatever the others do.
+1. *Draws.* As many as there are patches. If all weights are equal, each patch is drawn once. Otherwise systematic
+   resampling draws each patch its expected number of times, rounded up or down.
+2. *Walks.* Patches that begin in the same square of a level share chunks. A square is about `reach` pixels wide. The
+   draws of a square form one walk. If windows overlap a lot, they form several walks, each a random part of them.
+3. *Rounds.* The walks of an epoch are put in random order, and a few at a time form a round. The patches of a round
+   are shuffled within strips one chunk high, and the strips run from top to bottom: only a few chunks are needed at a
+   time.
+4. *Lanes.* The list is cut into equal parts, one for each position in the batch. Each position (lane) takes its patches
+   from its own part. A rank has neighbouring positions, so its cache serves its own lanes only.
 
-What it reads and how it mixes, against an order that is random throughout: tests/bench_order.py, tests/bench_mixing.py.
+Bytes read and quality of the mixing, compared with a fully random order: tests/bench/bench_order.py and
+tests/bench/bench_mixing.py.
 
-Concentric patches are ordered by where their finest window lies; what the chunks of all their windows take is counted.
+Concentric patches are ordered by the position of their finest window. The chunks of all their windows are counted.
 
 Legend: P patches, G groups (the patches of a scene that are read from one level), W squares, V walks, O windows of a
-patch: one, or as many as a concentric one has scales.
+patch (the number of scales of a concentric patch, else one).
 """
 
 import threading
@@ -33,34 +35,35 @@ from numpy.typing import NDArray
 from swath.geometry import around
 from swath.patches.planning import PatchPlan
 
-ENOUGH = 0.6
-"""Bytes of chunks, over those of the windows, below which longer walks gain little: at 256 px decoding a chunk takes
-0.2 ms, and copying and augmenting a patch as much again. Less saves reading, and mixes worse."""
-WANTED = 1.3
-"""The same ratio, which wider squares may take twice the memory to reach."""
+GOOD_READ_RATIO = 0.6
+"""Bytes of chunks over bytes of windows. Below this ratio longer walks gain little: at 256 px, decoding a chunk takes
+0.2 ms, and copying and augmenting a patch as much again. A lower ratio reads less but mixes worse."""
+WANTED_READ_RATIO = 1.3
+"""If the read ratio is above this, wider squares may take twice the memory (2 x LANES_BYTES)."""
 LANES_BYTES = 256 << 20
-"""What all lanes together should keep in caches at most: it bounds the squares where they are wider than they have to
-be. Where one process has all lanes, it has all of this; the order may depend on the batch, but not on the number of
-workers."""
+"""Memory in bytes that the caches of all lanes should take together at most. It limits the width of squares beyond the
+minimum. A process that has all lanes uses all of this memory. The order may depend on the batch size, but not on the
+number of workers."""
 ROUND_BYTES = 192 << 20
-"""The same for several walks to a round: memory that is spent on mixing alone."""
-MOST_TOGETHER = 8
-"""Most walks in a round."""
-SLACK = 1.5
-"""Cache over chunks wanted at a time: the least recently used is not always the one that is not wanted any more."""
-LEAST_CACHE = 32 << 20
-"""Floor of a rank's cache."""
-FAR = 2**30
-"""Beyond every position."""
+"""Memory limit in bytes for several walks in a round. This memory serves only to mix better."""
+MAX_WALKS_PER_ROUND = 8
+"""Maximum number of walks in a round."""
+CACHE_FACTOR = 1.5
+"""Cache size over the size of the chunks that are needed at a time. A cache evicts the least recently used chunk, which
+may still be needed."""
+MIN_CACHE_BYTES = 32 << 20
+"""Minimum cache size of a rank in bytes."""
+FAR_POSITION = 2**30
+"""A number beyond every position."""
 
 Ints = NDArray[np.int32]
 T = TypeVar("T")
 
 
 def batch(plan: PatchPlan, seed: int, epoch: int, index: int, batch: int) -> NDArray[np.int64]:
-    """The ids of one global batch: int64 (batch), `index` batches after the beginning of `epoch`.
+    """The patch ids of a global batch: int64 (batch). `index` counts batches from the beginning of `epoch`.
 
-    Counting may go on past the end of the epoch: batch(plan, seed, 0, k, n) for k = 0, 1, … is the whole run.
+    `index` may exceed the epoch: batch(plan, seed, 0, k, n) for k = 0, 1, … is the whole run.
     """
     epochs, places = np.divmod(np.arange(index * batch, (index + 1) * batch), len(plan))
     least, more = divmod(len(plan), batch)
@@ -73,82 +76,86 @@ def batch(plan: PatchPlan, seed: int, epoch: int, index: int, batch: int) -> NDA
 
 
 def share(ids: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
-    """The part of a global batch that one rank takes: the rank-th of world_size equal pieces."""
+    """The part of a global batch for one rank: the rank-th of world_size equal parts."""
     each = len(ids) // world_size
     return ids[rank * each : (rank + 1) * each]
 
 
 def sequence(plan: PatchPlan, seed: int, epoch: int, batch: int) -> Ints:
-    """The list of an epoch that is cut into lanes: int32 (P) ids, lane after lane. The last two are kept."""
+    """The patch ids of an epoch, lane after lane: int32 (P). The last two results are cached."""
     def make() -> Ints:
         squares = _squares_of(plan, batch)
-        return _sequence(plan.weight_P, squares, _together(squares, batch), seed, epoch)
+        return _sequence(plan.weight_P, squares, _walks_per_round(squares, batch), seed, epoch)
 
     return _kept(_EPOCHS, plan, (seed, epoch, batch), 2, make)
 
 
 def reach(plan: PatchPlan, batch: int) -> int:
-    """Side of the squares that lanes walk, in pixels of the level that is read: 2 chunks, or more up to a shard."""
+    """Side of the squares that lanes walk through, in pixels of the level that is read: from 2 chunks to a shard."""
     return _squares_of(plan, batch).reach
 
 
 def cache_bytes(plan: PatchPlan, batch: int, world_size: int) -> int:
-    """Bytes of decoded chunks that one rank should keep, so that its lanes decode hardly any of them twice.
+    """Cache size in bytes of decoded chunks for one rank, so that its lanes decode almost no chunk twice.
 
-    At most 512 MB for all lanes together: large batches of many bands have less than they would need, and decode more.
+    At most 512 MB for all lanes together. Large batches of many bands would need more, so they decode some chunks
+    twice.
     """
     squares = _squares_of(plan, batch)
     lanes = batch // world_size
-    wanted = SLACK * squares.live_bytes * _together(squares, batch) * lanes
-    return max(LEAST_CACHE, round(min(wanted, 2 * LANES_BYTES * lanes / batch)))
+    wanted = CACHE_FACTOR * squares.live_bytes * _walks_per_round(squares, batch) * lanes
+    return max(MIN_CACHE_BYTES, round(min(wanted, 2 * LANES_BYTES * lanes / batch)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Squares:
-    """The patches of a plan by the square in which they begin. Holds no plan, and does not depend on the batch."""
+    """The squares of a plan. It has no reference to the plan, and does not depend on the batch."""
 
     reach: int
     square_P: Ints
-    """The square in which a patch begins."""
+    """The square in which each patch begins."""
     strip_P: NDArray[np.uint16]
-    """The strip of its square in which a patch begins, from the top."""
+    """The strip of its square in which each patch begins, counted from the top."""
     walks_W: Ints
-    """Walks into which the draws in each square are parted in an epoch."""
+    """Number of walks into which the draws of each square are divided in an epoch."""
     live_bytes: float
-    """Chunks that are wanted at one time on a walk; 0 where windows hardly share any, and no cache helps."""
+    """Bytes of chunks that a walk needs at a time; 0 if windows share almost no chunks and a cache does not help."""
     fetched: float
     """Bytes of chunks over bytes of windows, if no chunk is decoded twice on a walk."""
 
 
 def _choose(plan: PatchPlan, batch: int) -> _Squares:
-    """The smallest squares that save enough reading, or else nearly as much as any that the memory allows.
+    """The smallest squares with a good read ratio. If there are none, the smallest squares within 5 % of the best read
+    ratio that memory allows.
 
-    Small squares mix best. Where windows overlap, 2 chunks mostly do; where they neither overlap nor lie on the grid of
-    chunks, each square's edge costs a row of chunks that is decoded twice, and only large ones make that rare.
+    Small squares mix best. If windows overlap, 2 chunks are usually enough. If windows do not overlap and do not lie on
+    the grid of chunks, each edge of a square costs a row of chunks that is decoded twice; only large squares make this
+    rare.
     """
     found = [_squares(plan, min(2 * plan.chunk, plan.shard))]
-    while found[-1].fetched > ENOUGH and found[-1].reach < plan.shard:
+    while found[-1].fetched > GOOD_READ_RATIO and found[-1].reach < plan.shard:
         wider = _squares(plan, min(2 * found[-1].reach, plan.shard))
-        room = LANES_BYTES if found[-1].fetched <= WANTED else 2 * LANES_BYTES
-        if wider.live_bytes * SLACK * batch > room:
+        room = LANES_BYTES if found[-1].fetched <= WANTED_READ_RATIO else 2 * LANES_BYTES
+        if wider.live_bytes * CACHE_FACTOR * batch > room:
             break
         found.append(wider)
-    limit = max(ENOUGH, 1.05 * min(squares.fetched for squares in found))
+    limit = max(GOOD_READ_RATIO, 1.05 * min(squares.fetched for squares in found))
     return next(squares for squares in found if squares.fetched <= limit)
 
 
-def _together(squares: _Squares, batch: int) -> int:
-    """Walks in a round: as many as memory allows, and few enough that a lane has many rounds in an epoch."""
-    room = ROUND_BYTES // max(1, squares.live_bytes * SLACK * batch)
-    return max(1, min(MOST_TOGETHER, int(room), int(squares.walks_W.sum()) // (16 * batch)))
+def _walks_per_round(squares: _Squares, batch: int) -> int:
+    """Number of walks in a round: as many as memory allows, but few enough that each lane has many rounds in an epoch.
+    """
+    room = ROUND_BYTES // max(1, squares.live_bytes * CACHE_FACTOR * batch)
+    return max(1, min(MAX_WALKS_PER_ROUND, int(room), int(squares.walks_W.sum()) // (16 * batch)))
 
 
 def _squares(plan: PatchPlan, reach: int) -> _Squares:
-    """Squares of about `reach` pixels, and what walking them costs."""
+    """Squares of about `reach` pixels, with the cost of walking through them."""
     square_P, strip_P, squares = _place(plan, reach)
     strips = int(strip_P.max()) + 1
-    each = range(plan.at_once)
-    first = np.full((2, len(each), squares * strips), FAR, np.int32)
+    each = range(plan.scales_per_sample)
+    first = np.full((2, len(each), squares * strips), FAR_POSITION, np.int32)
     last = -first
     windows_W, alone_OW = np.zeros(squares), np.zeros((len(each), squares))  # in chunks: area, and all they touch
     scale = len(plan) / plan.weight_P.sum(dtype=np.float64)
@@ -167,7 +174,7 @@ def _squares(plan: PatchPlan, reach: int) -> _Squares:
 
     box_OW = _area(first.reshape(2, -1, squares, strips).min(axis=3), last.reshape(2, -1, squares, strips).max(axis=3))
     box_W = box_OW.sum(axis=0)
-    walks_W = np.maximum(box_W > 0, windows_W * ENOUGH // np.maximum(1, box_W)).astype(np.int32)
+    walks_W = np.maximum(box_W > 0, windows_W * GOOD_READ_RATIO // np.maximum(1, box_W)).astype(np.int32)
     fetched = float(np.minimum(walks_W * box_OW, alone_OW).sum())
     live = float(_area(first, last).sum(axis=0).max()) if fetched < 0.9 * alone_OW.sum() else 0.0
     return _Squares(reach=reach, square_P=square_P, strip_P=strip_P, walks_W=walks_W,
@@ -175,13 +182,14 @@ def _squares(plan: PatchPlan, reach: int) -> _Squares:
 
 
 def _area(first: Ints, last: Ints) -> NDArray[np.float64]:
-    """Chunks of rectangles given by their first and last row and column of chunks; 0 where there is none."""
+    """Number of chunks in rectangles given by their first and last row and column of chunks; 0 for an empty rectangle.
+    """
     area: NDArray[np.float64] = np.maximum(0, last - first + 1).prod(axis=0, dtype=np.float64)
     return area
 
 
 def _begin(plan: PatchPlan, at_P: Ints, part: slice, view: int) -> Ints:
-    """Where the windows of some patches begin along an axis: their own, or the one of a concentric patch's scale."""
+    """First position of windows along an axis: of the patches' own windows, or of the windows of another scale."""
     if view == 0:
         return at_P[part]
     scene, scale = plan.scene_P[part], plan.scale_P[part]
@@ -189,7 +197,7 @@ def _begin(plan: PatchPlan, at_P: Ints, part: slice, view: int) -> Ints:
 
 
 def _place(plan: PatchPlan, reach: int) -> tuple[Ints, NDArray[np.uint16], int]:
-    """The square in which each patch begins and the strip of it, and how many squares there are."""
+    """The square and the strip in which each patch begins, and the number of squares."""
     rows, cols = _Pieces(plan, plan.row_P, reach), _Pieces(plan, plan.col_P, reach)
     end_G = np.cumsum(rows.count_G * cols.count_G)
     begin_G = end_G - rows.count_G * cols.count_G
@@ -204,11 +212,12 @@ def _place(plan: PatchPlan, reach: int) -> tuple[Ints, NDArray[np.uint16], int]:
 
 
 class _Pieces:
-    """Each group's span of positions along an axis, cut into equal pieces of about `reach`: no sliver at the end."""
+    """The positions of each group along an axis, cut into equal pieces of about `reach`, so that no narrow piece is
+    left at the end."""
 
     def __init__(self, plan: PatchPlan, at_P: Ints, reach: int) -> None:
         groups = len(plan.scenes) * (int(plan.level_SC.max()) + 1)
-        self.low_G, high_G = np.full(groups, FAR, np.int64), np.full(groups, -FAR, np.int64)
+        self.low_G, high_G = np.full(groups, FAR_POSITION, np.int64), np.full(groups, -FAR_POSITION, np.int64)
         for part in _parts(len(plan)):
             group, shift, _ = _levels(plan, part)
             at = (at_P[part] >> shift).astype(np.int64)
@@ -219,26 +228,26 @@ class _Pieces:
         self.size_G = -(-span_G // self.count_G)
 
     def of(self, at: Ints, group: Ints) -> Ints:
-        """The piece in which each position of a group lies."""
+        """The piece that contains each position."""
         pieces: Ints = ((at - self.low_G[group]) // self.size_G[group]).astype(np.int32)
         return pieces
 
 
 def _levels(plan: PatchPlan, part: slice, view: int = 0) -> tuple[Ints, NDArray[np.int8], Ints]:
-    """Of some patches: the group, the level that is read, and the window's side in its pixels; of concentric ones at
-    the scale of that index."""
+    """Of some patches: the group, the level that is read, and the side of the window in pixels of that level. `view`
+    selects a scale of concentric patches."""
     at = plan.scene_P[part], plan.scale_P[part] + view
     level = plan.level_SC[at]
     return plan.scene_P[part] * (int(plan.level_SC.max()) + 1) + level, level, -(-plan.side_SC[at] >> level)
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """Slices of a million patches: what is computed from them at once stays small beside the plan."""
+    """Slices of a million patches. They keep temporary arrays small compared with the plan."""
     return (slice(first, first + 2**20) for first in range(0, count, 2**20))
 
 
-def _sequence(weight_P: NDArray[np.float32], squares: _Squares, together: int, seed: int, epoch: int) -> Ints:
-    """Draws, walks and rounds: the list of an epoch."""
+def _sequence(weight_P: NDArray[np.float32], squares: _Squares, walks_per_round: int, seed: int, epoch: int) -> Ints:
+    """Draws, walks and rounds of an epoch: the list of its ids."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
     ids_P = _draws(weight_P, generator)
     generator.shuffle(ids_P)
@@ -246,7 +255,7 @@ def _sequence(weight_P: NDArray[np.float32], squares: _Squares, together: int, s
     square_P = squares.square_P[ids_P]
     walk_P = (np.cumsum(squares.walks_W) - squares.walks_W).astype(np.int32)[square_P]
     walk_P += place_P % squares.walks_W[square_P]  # at random, as the places are
-    round_V = generator.permutation(int(squares.walks_W.sum())) // together
+    round_V = generator.permutation(int(squares.walks_W.sum())) // walks_per_round
     key_P = round_V[walk_P]
     key_P *= int(squares.strip_P.max()) + 1
     key_P += squares.strip_P[ids_P]
@@ -258,7 +267,8 @@ def _sequence(weight_P: NDArray[np.float32], squares: _Squares, together: int, s
 
 
 def _draws(weight_P: NDArray[np.float32], generator: np.random.Generator) -> Ints:
-    """The patches of an epoch by rising id: as many as there are, each as often as its weight says, up or down."""
+    """The patches drawn in an epoch, in ascending order, as many as there are patches. Each is drawn its expected
+    number of times, rounded up or down."""
     ids_P = np.arange(len(weight_P), dtype=np.int32)
     if weight_P.min() == weight_P.max():
         return ids_P
@@ -281,7 +291,8 @@ def _squares_of(plan: PatchPlan, batch: int) -> _Squares:
 
 def _kept(shelf: WeakKeyDictionary[PatchPlan, dict[Hashable, T]], plan: PatchPlan, key: Hashable, most: int,
              make: Callable[[], T]) -> T:
-    """What was made for a plan, or is made now; the newest are kept, for as long as the plan is. One thread makes."""
+    """The cached result for a plan and a key; computed if it is missing. The newest `most` results are kept as long as
+    the plan exists. One thread computes at a time."""
     with _LOCK:
         made = shelf.setdefault(plan, {})
         if key not in made:

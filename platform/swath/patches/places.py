@@ -1,10 +1,10 @@
-"""Where windows lie in a split's cells of a scene, and how many pixels of each class they have: arrays alone.
+"""Positions of windows in a split's cells of a scene, and their class counts. Pure functions of arrays.
 
-Cells are 64 x 64 pixels, the last row and column narrower where the scene ends within one; positions are
+Cells are 64 x 64 pixels; the last row and column are narrower if the scene ends inside them. Positions are
 full-resolution scene pixels. Legend: I, J cell rows and columns, K classes, P windows.
 
-The ground of a split is cut into its largest rectangles of cells, and each of those is covered by a lattice of windows
-that is flush with its edges. So whatever some window inside the split could see, a window of the lattices sees.
+The ground of a split is decomposed into its maximal rectangles of cells. A lattice of windows, flush with the edges,
+covers each rectangle. Every pixel that some window inside the split can show is therefore in a window of a lattice.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ from patchstore import CELL
 from swath.geometry import around, starts
 
 Box = tuple[int, int, int, int]
-"""A rectangle: first row, row past the last, first column, column past the last."""
-_VALUES = 2**20
-"""Class counts that are worked on at once: 8 MB an array."""
+"""A rectangle: first row, row after the last, first column, column after the last."""
+_MAX_VALUES = 2**20
+"""Class counts processed at a time: 8 MB for each array."""
 
 
 def rectangles(cells_IJ: NDArray[np.bool_]) -> list[Box]:
-    """The maximal rectangles of true cells, in cells: those that no other rectangle of true cells contains."""
+    """The maximal rectangles of true cells, in cell units: rectangles that no larger rectangle of true cells contains.
+    """
     if cells_IJ.all():
         return [(0, cells_IJ.shape[0], 0, cells_IJ.shape[1])] if cells_IJ.size else []
     rows, cols = _changes(cells_IJ), _changes(cells_IJ.T)
@@ -32,14 +33,14 @@ def rectangles(cells_IJ: NDArray[np.bool_]) -> list[Box]:
 
 
 def _changes(cells_IJ: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where a row differs from the one before it; the first, and the one past the last, count as such."""
+    """Row numbers at which a row differs from the previous one, and also 0 and the number of rows."""
     differs = (cells_IJ[1:] != cells_IJ[:-1]).any(axis=1)
     return np.concatenate([[0], np.flatnonzero(differs) + 1, [len(cells_IJ)]])
 
 
 def _maximal(cells_IJ: NDArray[np.bool_]) -> Iterator[Box]:
-    """Maximal rectangles by the largest-rectangle-in-a-histogram method: a bar for each column, as high as true cells
-    stand above it; each run of columns under a common height, wherever it cannot go on downwards, is one."""
+    """Maximal rectangles by the largest-rectangle-in-a-histogram method. Each column has a bar: the number of true
+    cells directly above. A run of columns under a common height is a rectangle, unless it can be extended downwards."""
     heights_J = np.zeros(cells_IJ.shape[1], np.int64)
     for row, own_J in enumerate(cells_IJ):
         heights_J = np.where(own_J, heights_J + 1, 0)
@@ -61,22 +62,22 @@ class Places:
     """Windows of one side in one scene."""
 
     row_P: NDArray[np.int32]
-    """First row of each window; rows do not fall."""
+    """First row of each window, in ascending order."""
     col_P: NDArray[np.int32]
     """First column of each window."""
     reached_IJ: NDArray[np.float64]
-    """Share of each cell that lies in a rectangle which windows fit into."""
+    """Share of each cell that lies in a rectangle into which windows fit."""
 
 
 def places(shape: tuple[int, int], boxes: list[Box], side: int, stride: int, outer: int | None = None) -> Places:
-    """Windows of `side` pixels that lie, as far as they lie in the scene, in one of the maximal rectangles `boxes`.
+    """Windows of `side` pixels that lie, cut at the edge of the scene, in one of the maximal rectangles `boxes`.
 
-    With `outer` it is the squares of so many pixels around the windows' centres that lie there: the rectangles are
-    first narrowed by what those reach further, but for sides that are the scene's own edge.
+    With `outer`, the square of that many pixels around the centre of each window must lie in the rectangle instead.
+    Rectangles are first narrowed by the difference, except on sides that are the scene's edge.
 
-    Of the rectangles that a window fits into, or that span a scene that is narrower than it, the largest are taken
-    first, and those left out that have no pixel which another has not. Each gets windows every `stride` pixels from its
-    corner on, the last flush with its end. Linear in windows and rectangles.
+    Only rectangles count that a window fits into, or that span a scene narrower than the window. They are taken from
+    the largest to the smallest; a rectangle whose pixels are all covered already is skipped. Each one gets windows
+    every `stride` pixels from its corner; the last is flush with its end. Time is linear in windows and rectangles.
     """
     spans = [_narrowed(_pixels(box, shape), shape, side, outer or side) for box in boxes]
     hosts = sorted((span for span in spans if _fits(span[:2], shape[0], side) and _fits(span[2:], shape[1], side)),
@@ -101,8 +102,8 @@ def _pixels(box: Box, shape: tuple[int, int]) -> Box:
 
 
 def _narrowed(span: Box, shape: tuple[int, int], side: int, outer: int) -> Box:
-    """Where windows of `side` may lie if the squares of `outer` pixels around their centres are to lie in a span, as
-    far as they lie in the scene."""
+    """The part of a rectangle in which windows of `side` may lie, so that the squares of `outer` pixels around their
+    centres, cut at the edge of the scene, lie in the rectangle."""
     before = -around(0, side, outer)
     after = outer - side - before
     top, end, left, past = span
@@ -112,7 +113,7 @@ def _narrowed(span: Box, shape: tuple[int, int], side: int, outer: int) -> Box:
 
 def _by_cell(reached_RC: NDArray[np.bool_], edges_R: NDArray[np.int64], edges_C: NDArray[np.int64]
              ) -> NDArray[np.float64]:
-    """The share of each cell that is reached, on a grid that has an edge wherever the cells have one."""
+    """Share of each cell that is reached, from a grid that has an edge at every edge of a cell."""
     high_R, wide_C = np.diff(edges_R), np.diff(edges_C)
     first_I, first_J = np.flatnonzero(edges_R[:-1] % CELL == 0), np.flatnonzero(edges_C[:-1] % CELL == 0)
     area_RC = reached_RC * high_R[:, None] * wide_C
@@ -127,13 +128,13 @@ def _fits(span: tuple[int, int], length: int, side: int) -> bool:
 
 
 def _rank(span: Box) -> tuple[int, Box]:
-    """The largest first, and in one order whatever the order they were found in."""
+    """Sort key: largest area first, ties in a fixed order."""
     return -(span[1] - span[0]) * (span[3] - span[2]), span
 
 
 def _union(lattices: list[tuple[NDArray[np.int64], NDArray[np.int64]]], width: int
            ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Rows and columns of every place of some lattices, once each, row by row."""
+    """Rows and columns of all positions of some lattices, without repetition, row by row."""
     if len(lattices) == 1:
         rows, cols = (axis.astype(np.int32) for axis in lattices[0])
         return rows.repeat(len(cols)), np.tile(cols, len(rows))
@@ -143,10 +144,10 @@ def _union(lattices: list[tuple[NDArray[np.int64], NDArray[np.int64]]], width: i
 
 
 class CellSums:
-    """Class pixels of any window of a scene, from the counts by cell.
+    """Class counts of any window of a scene, from the counts of its cells.
 
-    Exact for windows whose edges lie on the 64 px grid or past the scene's; elsewhere an estimate, in which a cell that
-    is cut gives the share of its pixels that lies in the window.
+    Exact for windows with edges on the 64 px grid or beyond the scene. Otherwise an estimate: a cell that is cut
+    contributes in proportion to its area in the window.
     """
 
     def __init__(self, counts_IJK: NDArray[np.int64], shape: tuple[int, int]) -> None:
@@ -156,8 +157,9 @@ class CellSums:
 
     def by_class(self, row_P: NDArray[np.int32], col_P: NDArray[np.int32], side: int
                  ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Class pixels of windows, some at a time: (which windows, float64 (those, classes) in scene pixels)."""
-        most = max(1, _VALUES // self.table_IJK.shape[2])
+        """Class counts of windows, some at a time: (slice of the windows, float64 (windows of the slice, K) in scene
+        pixels)."""
+        most = max(1, _MAX_VALUES // self.table_IJK.shape[2])
         for first in range(0, len(row_P), most):
             some = slice(first, first + most)
             yield some, self._sums(row_P[some], col_P[some], side)
@@ -176,7 +178,7 @@ class CellSums:
         return sums_PK
 
     def exact(self, row_P: NDArray[np.int32], col_P: NDArray[np.int32], side: int) -> NDArray[np.bool_]:
-        """Whether the class pixels of windows are exact, at full resolution: bool (P)."""
+        """Whether the class counts of windows are exact, at full resolution: bool (P)."""
         whole_P = np.ones(len(row_P), np.bool_)
         for first_P, length in zip((row_P, col_P), self.shape, strict=True):
             past_P = first_P + side
@@ -185,12 +187,12 @@ class CellSums:
 
 
 def _in_cells(at_px: NDArray[np.int32], length: int) -> NDArray[np.float64]:
-    """Pixel positions along an axis as fractional cell positions; the last cell may be narrower than the others."""
+    """Pixel positions along an axis as fractional cell positions. The last cell may be narrower than the others."""
     edges = np.minimum(np.arange(-(-length // CELL) + 1) * CELL, length)
     return np.interp(at_px, edges, np.arange(len(edges)))
 
 
 def _split(at: NDArray[np.float64], most: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Positions as a cell, `most` at the most, and the share of it that lies before them."""
+    """Integer cell of each position, at most `most`, and the fraction of that cell before the position."""
     low = np.minimum(at.astype(np.int64), most)
     return low, at - low

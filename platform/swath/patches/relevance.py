@@ -1,6 +1,7 @@
-"""Which patches are worth training on, and how often each is drawn, from their class pixels alone.
+"""Relevance filters and class balance: which patches are used for training, and how often each is drawn.
 
-Legend: P windows, K classes. Pixels of a class are exact or an estimate, as places.CellSums says.
+Both follow from class counts alone. Counts are exact or estimates, as `places.CellSums` describes. Legend: P windows, K
+classes.
 """
 
 import difflib
@@ -13,30 +14,32 @@ from numpy.typing import NDArray
 from swath.config import PatchesConfig
 from swath.errors import DataError
 
-_SOME = 1e-4
-"""Pixels from which on a window has some: the least that a cell's only pixel gives to a window that it is cut by is
-1 / 64², and rounding stays below 1e-6."""
+_MIN_PIXELS = 1e-4
+"""Threshold in pixels above which a window contains a class. A single pixel in a cell that the window cuts contributes
+at least 1 / 64²; rounding errors are below 1e-6."""
 
 Shares = Callable[[NDArray[np.float64], int], NDArray[np.float64]]
-"""From class pixels (P, K) and the window's side, both in scene pixels, to a share of each window: float64 (P)."""
+"""Function from class counts (P, K) and the window's side, both in scene pixels, to a share for each window: float64
+(P)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A bound for a share of a window's pixels."""
+    """A limit on a share of a window's pixels."""
 
     field: str
-    """The configuration's field that sets it."""
+    """The field of the configuration that sets the limit."""
     bound: float
-    """The least share, or the largest."""
+    """The smallest or the largest allowed share."""
     least: bool
-    """Whether the bound is the least share."""
+    """True if the limit is the smallest allowed share."""
     shares: Shares
-    """The share."""
+    """Function that computes the share."""
 
 
-class Sieve:
-    """Keeps the windows that have labels and pass every rule, one after another, and counts what passes each."""
+class RelevanceFilter:
+    """Keeps windows that have labels and pass all rules. Rules are applied in order, and the filter counts the windows
+    that pass each."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -45,9 +48,9 @@ class Sieve:
         self.best = [-np.inf if rule.least else np.inf for rule in self.rules]
 
     def keep(self, pixels_PK: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
-        """Which windows are kept: bool (P). One that touches a cell with labels has labels, though the cell may have
-        them where the window has not: no labelled pixel is lost."""
-        keep_P: NDArray[np.bool_] = pixels_PK.sum(axis=1) > _SOME
+        """Which windows are kept: bool (P). A window has labels if it touches a cell with labels, even if the labels
+        lie in another part of that cell. So no labelled pixel is lost."""
+        keep_P: NDArray[np.bool_] = pixels_PK.sum(axis=1) > _MIN_PIXELS
         self.seen, self.labelled = self.seen + len(keep_P), self.labelled + int(keep_P.sum())
         for number, rule in enumerate(self.rules):
             kept = np.flatnonzero(keep_P)
@@ -63,11 +66,11 @@ class Sieve:
 
     @property
     def dropped(self) -> int:
-        """Windows that have labels and pass not every rule."""
+        """Number of windows that have labels and fail a rule."""
         return self.labelled - self.passed[-1] if self.rules else 0
 
     def story(self) -> str:
-        """What was left after each step, for a person."""
+        """Number of windows left after each step, as text for the user."""
         steps = [f"{self.labelled:,} have labels"]
         for rule, passed, best in zip(self.rules, self.passed, self.best, strict=True):
             step = f"{passed:,} pass {rule.field} {rule.bound:g}"
@@ -79,13 +82,14 @@ class Sieve:
         return "; ".join(steps)
 
     def culprit(self) -> Rule | None:
-        """The rule that nothing passed; none where there was nothing before it."""
+        """The first rule that no window passed; None if there is none or if no window has labels."""
         return next((rule for rule, passed in zip(self.rules, self.passed, strict=True)
                      if not passed and self.labelled), None)
 
 
 def rules(config: PatchesConfig, classes: Sequence[str]) -> list[Rule]:
-    """The rules that a configuration sets for training patches. Raises DataError for a background that is no class."""
+    """The rules that a configuration sets for training patches. Raises DataError if a background class does not exist.
+    """
     if unknown := set(config.background) - set(classes):
         raise DataError(f"patches.background: no class {', '.join(sorted(unknown))}; there are: {', '.join(classes)}")
     foreground_K = np.array([name not in config.background for name in classes])
@@ -100,26 +104,27 @@ def rules(config: PatchesConfig, classes: Sequence[str]) -> list[Rule]:
 
 
 def _not_lowest(pixels_PK: NDArray[np.float64], _: int) -> NDArray[np.float64]:
-    """1 - counts[0] / counts.sum() of the counts that np.unique gives."""
-    lowest_P = (pixels_PK > _SOME).argmax(axis=1)
+    """Share of pixels outside the lowest class: 1 - counts[0] / counts.sum() with the counts of np.unique."""
+    lowest_P = (pixels_PK > _MIN_PIXELS).argmax(axis=1)
     shares_P: NDArray[np.float64] = 1 - pixels_PK[np.arange(len(pixels_PK)), lowest_P] / pixels_PK.sum(axis=1)
     return shares_P
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Balance:
-    """How draws are shared: some for every patch alike, the rest class by class."""
+    """Distribution of draws: one part is equal for all patches, the rest is distributed by class."""
 
     alike: float
-    """Share of the draws that are the same for every patch."""
+    """Share of draws that is distributed equally over all patches."""
     draws_K: NDArray[np.float64]
-    """Share of the draws for each class, a patch of it in proportion to its pixels; with `alike` they sum to 1."""
+    """Share of draws for each class. Within a class, patches are drawn in proportion to their pixels of it. `alike` and
+    `draws_K` sum to 1."""
 
     def weights(self, pixels_PK: NDArray[np.float64], total_K: NDArray[np.float64], patches: int
                 ) -> NDArray[np.float64]:
-        """Expected draws of patches in an epoch of as many draws as there are patches: float64 (P), 1 in the mean.
+        """Expected number of draws of each patch, in an epoch with as many draws as patches: float64 (P), with mean 1.
 
-        `total_K`: pixels of each class in all of the plan's `patches`, in the same unit as `pixels_PK`.
+        `total_K` is the number of pixels of each class in all `patches` of the plan, in the unit of `pixels_PK`.
         """
         per_pixel_K = np.divide(self.draws_K, total_K, out=np.zeros_like(total_K), where=total_K > 0)
         weights_P: NDArray[np.float64] = self.alike + patches * (pixels_PK @ per_pixel_K)
@@ -127,7 +132,8 @@ class Balance:
 
 
 def named(config: PatchesConfig, classes: Sequence[str]) -> list[int]:
-    """The classes that `patches.balance` names, by index; none for its own words. Raises DataError for another name."""
+    """Indices of the classes that `patches.balance` names; empty for none, class and sqrt. Raises DataError for an
+    unknown name."""
     if config.balance in ("none", "class", "sqrt"):
         return []
     names = [config.balance] if config.balance in classes else config.balance.split("+")
@@ -140,17 +146,17 @@ def named(config: PatchesConfig, classes: Sequence[str]) -> list[int]:
 
 
 def balance(config: PatchesConfig, classes: Sequence[str], total_K: NDArray[np.float64]) -> Balance:
-    """The balance that a configuration asks for, given the pixels of each class in all patches of the plan.
+    """The class balance of a configuration, given the pixels of each class in all patches of the plan.
 
-    Raises DataError for a named class that does not exist or that no patch has.
+    Raises DataError if a named class does not exist or no patch contains it.
     """
     if config.balance == "none":
         return Balance(alike=1.0, draws_K=np.zeros(len(classes)))
     if config.balance in ("class", "sqrt"):
-        draws_K = (total_K > _SOME).astype(np.float64) if config.balance == "class" else np.sqrt(total_K)
+        draws_K = (total_K > _MIN_PIXELS).astype(np.float64) if config.balance == "class" else np.sqrt(total_K)
         return Balance(alike=0.0, draws_K=draws_K / draws_K.sum())
     chosen = named(config, classes)
-    if absent := [classes[k] for k in chosen if total_K[k] <= _SOME]:
+    if absent := [classes[k] for k in chosen if total_K[k] <= _MIN_PIXELS]:
         raise DataError(f"patches.balance: no train patch has a pixel of {', '.join(absent)}; name classes that occur, "
                         "or let more patches pass the filters")
     draws_K = np.zeros(len(classes))

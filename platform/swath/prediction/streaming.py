@@ -1,8 +1,8 @@
 """Scores of whole scenes: windows through a network, batch after batch, blended into rows from top to bottom.
 
-Shapes: N windows of a batch, S scales at once (1, but for `together`), B bands, K classes, H x W of a scene, h rows of
-one piece, s the side of a patch. Memory is a few times that of one row of windows (K x side x columns of the region, at
-a coarse scale in its own pixels), whatever the scene's height.
+Shapes: N windows of a batch, S scales of a sample (1, or all if `is_concentric`), B bands, K classes, H x W of a scene,
+h rows of one piece, s the side of a patch. Memory is a few times that of one row of windows (K x side x columns of the
+region, at a coarse scale in its own pixels), whatever the scene's height.
 """
 
 from bisect import bisect_right
@@ -55,11 +55,11 @@ class Part:
         return self.rows, self.region[1]
 
 
-def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, together: bool = False,
+def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, is_concentric: bool = False,
          region: Region | None = None, rows: tuple[int, int] | None = None, tag: Any = None) -> Part:
     """A region of a scene (default: all of it), or some of its rows, by windows of `size` pixels that span size x scale
-    scene pixels. Several scales are predicted one by one and their scores averaged; with `together` a window is seen at
-    all of them at once, and lies where that of the first scale does.
+    scene pixels. Several scales are predicted one by one and their scores averaged; with `is_concentric` a window is
+    seen at all of them at once, and lies where that of the first scale does.
 
     The windows are those of the whole scene, so a region has the values that it has in the whole. Raises ValueError for
     settings that make no sense.
@@ -75,7 +75,7 @@ def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, 
     if not region[0][0] <= rows[0] < rows[1] <= region[0][1]:
         raise ValueError(f"rows {rows} must be some of the region's {region[0]}")
     return Part(reader=reader, region=region, rows=rows, size=size, sides=sides, tag=tag, lattices=tuple(
-        lattice(reader.shape, side, overlap, size) for side in (sides[:1] if together else sides)))
+        lattice(reader.shape, side, overlap, size) for side in (sides[:1] if is_concentric else sides)))
 
 
 def stream(lots: Iterable[Sequence[Part]], forward: Forward, *, classes: int, batch: int,
@@ -232,11 +232,11 @@ def predict_array(forward: Callable[[NDArray[Any]], NDArray[np.float32]], image_
     return scores_KHW
 
 
-def batch_size(size: int, at_once: int = 1) -> int:
+def batch_size(size: int, scales_per_sample: int = 1) -> int:
     """Windows to put through a network at once: a megapixel of all their scales, 16 windows of 256 px at one scale
     (assumed, not measured). A function of what a window has alone, so that the same batches are formed on every
     machine."""
-    return max(1, 2**20 // (size**2 * at_once))
+    return max(1, 2**20 // (size**2 * scales_per_sample))
 
 
 def classes_of(rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

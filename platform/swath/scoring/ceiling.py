@@ -76,14 +76,15 @@ def ceiling(store: Store, split: Split, name: SplitName, plan: PatchPlan, *, mos
     every = [block for scene, cells in split.scenes(name) for block in _blocks(
         scene, store.scenes[scene].shape, cells & store.counts(scene).any(axis=2))]
     chosen = _spread(every, most_megapixels)
-    counts_SKK = np.zeros((len(plan.placed), len(store.classes), len(store.classes)), np.int64)
+    counts_SKK = np.zeros((len(plan.placement_scales), len(store.classes), len(store.classes)), np.int64)
     for block in chosen:
         labels_HW = labels_of(store, block.scene, split.cells(block.scene, name), block.rows, block.cols)
-        sides_S = plan.side_SC[plan.scenes.index(block.scene), :len(plan.placed)]
+        sides_S = plan.side_SC[plan.scenes.index(block.scene), :len(plan.placement_scales)]
         for counts_KK, side in zip(counts_SKK, sides_S.tolist(), strict=True):
             coarse_HW = _brought_back(store, block, plan.size, side)
             counts_KK += compare(labels_HW, coarse_HW, len(store.classes), store.ignore)
-    return Ceiling(classes=tuple(info.name for info in store.classes), scales=plan.placed, counts_SKK=counts_SKK,
+    return Ceiling(classes=tuple(info.name for info in store.classes), scales=plan.placement_scales,
+                   counts_SKK=counts_SKK,
                    present_K=class_pixels(store, split, name) > 0, megapixels=_megapixels(chosen),
                    of_megapixels=_megapixels(every))
 

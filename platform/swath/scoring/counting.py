@@ -166,8 +166,8 @@ def network_source(store: Store, forward: Forward, config: Config, device: torch
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         lots = ([_part(store, region, config, index) for index, region in group]
                 for _, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
-        with closing(streaming.stream(lots, forward, classes=len(store.classes), device=device,
-                                    batch=streaming.batch_size(config.patches.size, config.patches.at_once))) as rows:
+        batch = streaming.batch_size(config.patches.size, config.patches.scales_per_sample)
+        with closing(streaming.stream(lots, forward, classes=len(store.classes), device=device, batch=batch)) as rows:
             for part, row, scores_KhW in rows:
                 yield part.tag, row, streaming.classes_of_scores(row, scores_KhW)
 
@@ -178,7 +178,7 @@ def _part(store: Store, region: Region, config: Config, index: int) -> Part:
     scales = planning.factors(config.patches, store.scenes[region.scene].pixel_m2,
                              f"{store.uri}: scene {region.scene}")
     return streaming.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
-                        overlap=config.score.overlap, together=config.patches.together,
+                        overlap=config.score.overlap, is_concentric=config.patches.is_concentric,
                         region=(region.rows, region.cols), tag=index)
 
 

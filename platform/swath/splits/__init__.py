@@ -1,1 +1,1 @@
-"""Which ground is for training, validation and test."""
+"""Division of the ground into training, validation and test."""

@@ -1,10 +1,11 @@
-"""Dealing units (groups, scenes, blocks) out to parts so that each part looks like the whole. Integers and NumPy alone.
+"""Assignment of units (groups, scenes, blocks) to parts, so that each part resembles the whole. Integers and NumPy
+only.
 
-How far parts are from their aim is the sum over parts of the squared relative deviation of the part's size from its
-share, and of its class fractions from the whole's: (n / (share N) - 1)^2 + sum over k of w_k (sqrt(f_k / F_k) - 1)^2.
-In roots (as Freeman and Tukey's statistic has them) a class that is lacking weighs as much as one that is there four
-times over. Classes weigh by the square root of their fraction (w_k = sqrt F_k, normalised): rare ones count, but one
-that stands in a single unit does not decide alone.
+The distance of parts from their aim is a sum over parts. Each part contributes the squared relative deviation of its
+size from its share, and the deviation of its class fractions from those of the whole: (n / (share N) - 1)^2 + sum over
+k of w_k (sqrt(f_k / F_k) - 1)^2. With square roots (as in Freeman and Tukey's statistic), a class that is missing
+weighs as much as one that is four times too frequent. The weight of a class is the square root of its fraction (w_k =
+sqrt F_k, normalised): rare classes count, but a class that occurs in a single unit does not decide alone.
 Legend: U units, P parts, K classes, M candidates.
 """
 
@@ -14,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STARTS = 8
-"""Searches from different draws; the best is taken."""
+"""Number of searches from different draws. The best result is taken."""
 _VISITS = 4000
-"""Units looked at over all searches, at most, once each has been looked at: about half a second."""
+"""Maximum number of unit visits over all searches, after the first visit to each unit: about half a second."""
 _PARTNERS = 32
-"""Other units with which a unit's exchange is tried."""
+"""Number of other units with which an exchange of a unit is tried."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Aim:
-    """What each part should be."""
+    """Target size and class fractions of each part."""
 
     total: float
     share_P: NDArray[np.float64]
@@ -31,7 +32,7 @@ class _Aim:
     weight_K: NDArray[np.float64]
 
     def miss(self, pixels_MK: NDArray[np.float64], parts_M: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How far parts that hold these pixels are from their aim: float64 (M); infinite for an empty one."""
+        """Distance of parts with these pixels from their aim: float64 (M); infinite for an empty part."""
         size_M = pixels_MK.sum(axis=1)
         apart_MK = np.sqrt(pixels_MK / (np.maximum(size_M, 1e-9)[:, None] * self.fraction_K)) - 1
         miss_M = (size_M / (self.total * self.share_P[parts_M]) - 1) ** 2 + apart_MK**2 @ self.weight_K
@@ -39,7 +40,8 @@ class _Aim:
 
 
 def draw(pixels_U: NDArray[np.int64], shares_P: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """The plain draw: units in random order, each part filled until it has its share; the last takes the rest.
+    """Random draw without class balance: take units in random order and fill each part up to its share; the last part
+    gets the rest.
 
     Returns the part of each unit: int64 (U).
     """
@@ -54,12 +56,14 @@ def draw(pixels_U: NDArray[np.int64], shares_P: NDArray[np.float64], seed: int) 
 
 
 def apportion(pixels_UK: NDArray[np.int64], shares_P: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """The part of each unit, so that every part comes near its share of the pixels and near the whole's class
-    fractions: int64 (U). Every part gets a unit.
+    """Part of each unit, so that each part is close to its share of the pixels and to the class fractions of the whole:
+    int64 (U). Each part gets at least one unit.
 
-    From each of a few plain draws, units are moved and exchanged as long as that lowers the distance (see above); the
-    best end is taken, so that it is never worse than the draw of the same seed. Shares are relative to their sum.
-    Raises ValueError for fewer units with pixels than parts, and for a share that is not above zero.
+    Start from several random draws. From each, move and exchange units as long as that lowers the distance (see above),
+    and return the best result. It is never worse than the plain draw of the same seed. Shares are relative to their
+    sum.
+
+    Raises ValueError if there are fewer units with pixels than parts, or if a share is not above zero.
     """
     shares_P = np.asarray(shares_P, np.float64) / np.sum(shares_P)
     if (pixels_UK.sum(axis=1) > 0).sum() < len(shares_P) or not (shares_P > 0).all():
@@ -83,7 +87,7 @@ def apportion(pixels_UK: NDArray[np.int64], shares_P: NDArray[np.float64], seed:
 
 
 def _filled(parts_U: NDArray[np.int64], pixels_U: NDArray[np.int64], parts: int) -> NDArray[np.int64]:
-    """Give each empty part the smallest unit of the part that has the most of them."""
+    """Give each empty part the smallest unit of the part with the most units."""
     parts_U = parts_U.copy()
     real_U = pixels_U > 0
     for part in range(parts):
@@ -96,9 +100,9 @@ def _filled(parts_U: NDArray[np.int64], pixels_U: NDArray[np.int64], parts: int)
 
 def _improve(parts_U: NDArray[np.int64], weights_UK: NDArray[np.float64], aim: _Aim, generator: np.random.Generator,
              visits: int) -> tuple[int, float]:
-    """Move and exchange units in place while that brings the parts nearer to their aim and visits are left.
+    """Move and exchange units in place, as long as this lowers the distance and visits are left.
 
-    Returns the visits used and the distance that remains.
+    Returns the number of visits used and the remaining distance.
     """
     parts = np.arange(len(aim.share_P))
     have_PK = np.stack([weights_UK[parts_U == part].sum(axis=0) for part in parts])
@@ -122,8 +126,8 @@ def _improve(parts_U: NDArray[np.int64], weights_UK: NDArray[np.float64], aim: _
 
 def _best_step(unit: int, parts_U: NDArray[np.int64], weights_UK: NDArray[np.float64], have_PK: NDArray[np.float64],
                miss_P: NDArray[np.float64], aim: _Aim, generator: np.random.Generator) -> tuple[float, int, int]:
-    """The best thing to do with a unit: change of the distance, the part it goes to, and the unit that comes in its
-    place (-1: none). All moves are tried, and exchanges with a sample of the other parts' units."""
+    """The best change for a unit: change of the distance, the part it moves to, and the unit that takes its place (-1:
+    none). All moves are tried, and exchanges with a sample of units of other parts."""
     own = parts_U[unit]
     units = len(parts_U)
     others_M = np.arange(units) if units <= _PARTNERS else generator.integers(units, size=_PARTNERS)

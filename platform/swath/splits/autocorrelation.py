@@ -1,10 +1,10 @@
-"""How far labels resemble their surroundings: the length below which ground is not independent though it is apart.
+"""Autocorrelation length of labels: ground closer than this is not independent, even if it does not touch.
 
-The estimator: q(c, k) is the share of class k among a cell's labelled pixels, in cells of which at least half is
-labelled, m(k) its mean over all such cells. The correlation at a lag of h cells is the mean of
-sum over k of (q(c, k) - m(k)) (q(c', k) - m(k)) over the pairs of cells (c, c') that lie h apart along a row or a
-column of one scene, over the same at lag 0. The length is the lag at which it first falls below 1/e, interpolated. The
-mean is that of all scenes: where scenes differ as wholes, labels stay correlated over their whole width.
+The estimator: q(c, k) is the share of class k among the labelled pixels of cell c, for cells of which at least half is
+labelled. m(k) is its mean over all such cells. The correlation at a lag of h cells is the mean of the sum over k of
+(q(c, k) - m(k)) (q(c', k) - m(k)), over pairs of cells (c, c') that lie h apart along a row or column of one scene,
+divided by the same mean at lag 0. The length is the interpolated lag at which the correlation first falls below 1/e.
+The mean m(k) is that of all scenes: if whole scenes differ, labels stay correlated over the full width of a scene.
 """
 
 import math
@@ -17,35 +17,37 @@ from numpy.typing import NDArray
 
 from patchstore import CELL, Scene, Store
 
-_MOST_SCENES = 100
-"""Scenes that are looked at, evenly over their names: more take time and hardly change the estimate."""
-_FEWEST_PAIRS = 30
-"""Pairs of cells without which a lag says nothing."""
+_MAX_SCENES = 100
+"""Maximum number of scenes that are measured, evenly over their names. More take time and hardly change the estimate.
+"""
+_MIN_PAIRS = 30
+"""Minimum number of pairs of cells for a lag to count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """An autocorrelation length, or how far it was looked for."""
+    """An autocorrelation length, or the limit up to which it was looked for."""
 
     px: float
-    """The length in scene pixels; where `longer`, the longest lag that could be looked at."""
+    """The length in scene pixels. If `longer`, the longest lag that could be measured."""
     m: float | None
-    """The same in metres; none where the pixels' size is not known."""
+    """The length in metres; None if the pixel size is unknown."""
     longer: bool
-    """Whether the correlation is above 1/e at every lag that could be looked at."""
+    """True if the correlation is above 1/e at every lag that could be measured."""
 
 
 def of_labels(store: Store, scenes: Iterable[str]) -> Length | None:
-    """The autocorrelation length of the labels of scenes; of those with the commonest pixel size, where it differs.
+    """The autocorrelation length of the labels of scenes. If pixel sizes differ, only scenes with the most common one
+    count.
 
-    None where there is nothing to measure: no two neighbouring cells with labels, or the same classes everywhere.
+    None if it cannot be measured: no two neighbouring cells have labels, or all cells have the same classes.
     """
     chosen = sorted((store.scenes[name] for name in scenes if store.scenes[name].has_mask), key=lambda s: s.name)
     if not chosen:
         return None
     (pixel_m, _), *_ = Counter(map(_pixel_m, chosen)).most_common(1)
     alike = [scene for scene in chosen if _pixel_m(scene) == pixel_m]
-    places = np.unique(np.linspace(0, len(alike) - 1, _MOST_SCENES).round().astype(int))
+    places = np.unique(np.linspace(0, len(alike) - 1, _MAX_SCENES).round().astype(int))
     fields = [_fractions(store.counts(alike[i].name), alike[i].shape) for i in places]
     valid = np.concatenate([q_RCK[there_RC] for q_RCK, there_RC in fields])
     mean_K = valid.mean(axis=0) if len(valid) else np.zeros(len(store.classes))
@@ -58,12 +60,12 @@ def of_labels(store: Store, scenes: Iterable[str]) -> Length | None:
 
 def _fall(fields: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], variance: float, pixel_m: float | None
           ) -> Length | None:
-    """Where the correlation falls below 1/e, over lags that grow by a quarter each."""
+    """The lag at which the correlation falls below 1/e. Lags grow by a quarter each."""
     lag, before, value = 0, 0, 1.0
     while True:
         step = max(lag + 1, round(lag * 1.25))
         total, pairs = _products(fields, step)
-        if pairs < _FEWEST_PAIRS:
+        if pairs < _MIN_PAIRS:
             return None if lag == 0 else _length(lag, pixel_m, longer=True)
         before, lag, last, value = lag, step, value, total / pairs / variance
         if value < 1 / math.e:
@@ -71,7 +73,7 @@ def _fall(fields: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], variance:
 
 
 def _products(fields: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], lag: int) -> tuple[float, int]:
-    """Sum of the products of all pairs of cells at a lag, and how many there are."""
+    """Sum of the products of all pairs of cells at a lag, and the number of pairs."""
     total, pairs = 0.0, 0
     for q_RCK, there_RC in fields:
         for one, other in ((np.s_[lag:], np.s_[:-lag]), (np.s_[:, lag:], np.s_[:, :-lag])):
@@ -93,5 +95,5 @@ def _fractions(counts_RCK: NDArray[np.int64], shape: tuple[int, int]) -> tuple[N
 
 
 def _pixel_m(scene: Scene) -> float | None:
-    """Side of a pixel in metres, to three digits."""
+    """Side of a pixel in metres, rounded to three digits."""
     return None if scene.pixel_m2 is None else float(f"{math.sqrt(scene.pixel_m2):.3g}")

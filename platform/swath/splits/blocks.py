@@ -1,9 +1,9 @@
 """Spatial blocks: squares of ground that are assigned to a split as a whole.
 
-Blocks are laid on the ground and not in each scene, so that ten dates of one place, and scenes that overlap, get the
-same label for the same ground. Each set of scenes that touch has a grid of its own: the pixel grid of its coarsest
-scene (the first by name among equals), so that nothing is lost where scenes lie on one grid of cells.
-Legend: R, C rows and columns of cells; Y, X rows and columns of blocks.
+Blocks lie on the ground and not in each scene. So ten dates of one place, and scenes that overlap, get the same label
+for the same ground. Each set of scenes that touch has its own grid: the pixel grid of its coarsest scene (the first by
+name among equals). No pixel is lost if the scenes lie on one grid of cells. Legend: R, C rows and columns of cells; Y,
+X rows and columns of blocks.
 """
 
 from collections.abc import Iterable
@@ -18,21 +18,21 @@ from swath.splits.ground import NEGLIGIBLE_PX, Place, by_frame, cell_edges, neig
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """The blocks of scenes that touch, Y x X of them, and which of them each cell reaches."""
+    """The Y x X blocks of a set of scenes that touch, and the blocks that each cell reaches."""
 
     shape: tuple[int, int]
     own: dict[str, NDArray[np.int64]]
-    """For each scene the flat index of the block in which a cell's centre lies: int64 (R, C)."""
+    """For each scene the flat index of the block that contains a cell's centre: int64 (R, C)."""
     reach: dict[str, NDArray[np.int64]]
-    """For each scene the blocks that a cell's rectangle touches, grown by half the margin: int64 (4, R, C), first row,
-    row past the last, first column, column past the last. A cell that is rotated counts by its bounding box."""
+    """For each scene the blocks that a cell's rectangle touches after growing by half the margin: int64 (4, R, C):
+    first row, row after the last, first column, column after the last. A rotated cell counts by its bounding box."""
 
     def labels(self, label_of_block: NDArray[np.uint8], none: int) -> dict[str, NDArray[np.uint8]]:
-        """The labels of cells from those of blocks, uint8 (Y X): uint8 (R, C) for each scene.
+        """Labels of cells from labels of blocks (uint8 (Y X)): uint8 (R, C) for each scene.
 
-        A cell has its own block's label, unless it reaches a block of another; it is then `none`. A block without a
-        label counts as that of the cells that reach into it, so that cells of two labels are a margin apart whatever
-        lies between them.
+        A cell gets the label of its own block. If it reaches a block with another label, it gets `none`. A block
+        without a label takes the labels of the cells that reach into it. Cells of two labels are therefore at least a
+        margin apart, whatever lies between them.
         """
         found = {scene: label_of_block[own_RC] for scene, own_RC in self.own.items()}
         label_YX = label_of_block.reshape(self.shape)
@@ -51,7 +51,7 @@ class Grid:
         return kept
 
     def _reached(self, found: dict[str, NDArray[np.uint8]], value: int) -> NDArray[np.bool_]:
-        """The blocks that some cell of a label reaches: bool (Y, X)."""
+        """The blocks that cells with a label reach: bool (Y, X)."""
         change = np.zeros((self.shape[0] + 1, self.shape[1] + 1), np.int64)
         for scene, label_RC in found.items():
             top, bottom, left, right = self.reach[scene][:, label_RC == value]
@@ -62,8 +62,8 @@ class Grid:
 
 
 def lay(scenes: Iterable[Scene], block: int, margin: int) -> list[Grid]:
-    """Lay blocks of `block` pixels over scenes: one grid for each set of them that touch (or are nearer than the
-    margin). Both lengths are in pixels of the set's coarsest scene."""
+    """Lay blocks of `block` pixels over scenes: one grid for each set of scenes that touch or are closer than the
+    margin. Both lengths are in pixels of the set's coarsest scene."""
     return [_grid(places, block, margin)
             for frame in by_frame(scenes).values() for places in neighbourhoods(frame, margin)]
 
@@ -90,7 +90,8 @@ def _grid(places: list[Place], block: int, margin: int) -> Grid:
 
 def _rectangles(matrix_33: NDArray[np.float64], shape: tuple[int, int]
                 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bounding boxes of a scene's cells in another grid: least and greatest (row, col), float64 (2, R, C) each."""
+    """Bounding boxes of a scene's cells in another grid: smallest and largest (row, col), two arrays, float64 (2, R,
+    C)."""
     rows, cols = np.meshgrid(cell_edges(shape[0]), cell_edges(shape[1]), indexing="ij")
     x, y = (matrix_33[axis, 0] * cols + matrix_33[axis, 1] * rows + matrix_33[axis, 2] for axis in (0, 1))
     corners = np.stack([np.stack([y, x])[:, i:i + rows.shape[0] - 1, j:j + rows.shape[1] - 1]

@@ -1,8 +1,8 @@
-"""Which ground is for what: a label (train, val, test or none) for each 64 x 64 cell of each scene.
+"""Splits: a label (train, val, test or none) for each 64 x 64 cell of each scene.
 
-However a split is made, it ends as such labels, so that one plan and one score serve every kind: units (groups,
-scenes, named tiles, or spatial blocks) are named or dealt out, and each cell gets its unit's label.
-Legend: U units, K classes, S splits; R, C rows and columns of cells.
+Every kind of split ends as such labels, so one plan and one score serve all kinds. Units (groups, scenes, tiles or
+spatial blocks) are assigned to splits by name or automatically, and each cell gets the label of its unit. Legend: U
+units, K classes, S splits; R, C rows and columns of cells.
 """
 
 import difflib
@@ -23,35 +23,35 @@ from swath.splits.ground import cell_shape
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-_MUCH = 0.1
-"""Share of the labelled pixels from which on a margin that leaves them in no split is the cause of what is missed."""
+_MUCH_LOST_SHARE = 0.1
+"""If the margin leaves more than this share of labelled pixels in no split, messages name the margin as the cause."""
 _WIDER = "use a smaller split.margin or a larger split.block"
 NONE = 255
-"""Label of a cell that is in no split; the others are their places in SPLITS."""
+"""Label of a cell that is in no split. The other labels are indices of SPLITS."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """The label of every cell: `labels[scene]` is uint8 (cell row, cell col)."""
+    """The label of each cell: `labels[scene]` is uint8 (cell row, cell column)."""
 
     labels: dict[str, NDArray[np.uint8]]
     notes: tuple[str, ...] = ()
-    """What a person should know of it, a sentence each: shares that were missed, classes that a split lacks, ground
-    that is in no split."""
+    """Remarks for the user, one sentence each: shares that were missed, classes that a split lacks, ground in no split.
+    """
 
     def cells(self, scene: str, name: SplitName) -> NDArray[np.bool_]:
-        """Which cells of a scene are in a split: bool (cell row, cell col)."""
+        """Which cells of a scene belong to a split: bool (cell row, cell column)."""
         return np.equal(self.labels[scene], SPLITS.index(name))
 
     def scenes(self, name: SplitName) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """The scenes that have cells in a split, by name, with those cells."""
+        """The scenes that have cells in a split, in order of their names, with the mask of those cells."""
         for scene in sorted(self.labels):
             cells = self.cells(scene, name)
             if cells.any():
                 yield scene, cells
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that stand for every label of every scene."""
+        """Twelve hexadecimal digits of the SHA-256 of all labels."""
         total = hashlib.sha256()
         for scene, labels in sorted(self.labels.items()):
             total.update(f"{scene} {labels.shape}".encode() + labels.tobytes())
@@ -60,31 +60,32 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Units:
-    """What is never divided."""
+    """The units that are never divided."""
 
     kind: str
     of_cell: dict[str, NDArray[np.int64]]
-    """For each scene that has a mask, the number of each cell's unit: int64 (R, C)."""
+    """For each scene with a mask, the unit of each cell: int64 (R, C)."""
     count: int
     numbers: dict[str, int] = field(default_factory=dict)
-    """The unit of each name; blocks have none."""
+    """The unit of each name. Blocks have no names."""
     unlabelled: frozenset[str] = frozenset()
     """Names of units that have no mask."""
     grids: tuple[tuple[int, Grid], ...] = ()
-    """For blocks, the grids and the number of each one's first block."""
+    """For blocks: each grid, with the number of its first block."""
 
 
 def divide(store: Store, config: SplitConfig) -> Split:
-    """Label the cells of every scene of a store, as the configuration says.
+    """Label the cells of all scenes of a store, as the configuration says.
 
-    Units are groups, scenes, tiles of a scene, or blocks of ground. The named ones come first; where train is named,
-    what is named nowhere is in no split. The others are dealt out by their shares of the labelled pixels and, with
-    `balance`, by their classes. With folds, what is not test's is dealt out in so many equal parts, of which one is
-    val: test is the same for every fold. Scenes without a mask, and units without a labelled pixel that nobody named,
-    are in no split.
+    Units are groups, scenes, tiles of a scene, or blocks of ground.
+    - Named units are labelled first. If `split.train` is given, units that no list names are in no split.
+    - Other units are distributed by their shares of the labelled pixels and, with `balance`, by their classes.
+    - With folds, all units outside the test split are divided into equal parts, and one part is val. The test split is
+      the same for every fold.
+    - Scenes without a mask are in no split, and neither are unnamed units without a labelled pixel.
 
-    Raises DataError for a unit that does not exist or has no mask, for fewer units than there are parts, and for a
-    split that would be left without a labelled pixel (test excepted, where neither names nor a share ask for it).
+    Raises DataError if a named unit does not exist or has no mask, if there are fewer units than parts, and if a split
+    has no labelled pixel. The test split may be empty if neither names nor a fraction request it.
     """
     units = _units(store, config)
     pixels_UK = _pixels(store, units)
@@ -100,7 +101,7 @@ def divide(store: Store, config: SplitConfig) -> Split:
 
 
 def _units(store: Store, config: SplitConfig) -> _Units:
-    """The units of a store, and which of them each cell is in."""
+    """The units of a store, and the unit of each cell."""
     scenes = sorted((scene for scene in store.scenes.values() if scene.has_mask), key=lambda scene: scene.name)
     without = [scene for scene in store.scenes.values() if not scene.has_mask]
     if config.by == "block":
@@ -115,9 +116,9 @@ def _units(store: Store, config: SplitConfig) -> _Units:
 
 
 def _tile_units(scenes: list[Scene], without: list[Scene], block: int) -> _Units:
-    """Tiles SCENE_K: K counts a scene's squares of `block` pixels row by row from 0, those cut off at its right and
-    lower edge included. So does LandCover.ai's split.py, which its published lists name tiles after (it writes whole
-    tiles alone, so that its lists name no others)."""
+    """Tiles SCENE_K. K counts the squares of `block` pixels of a scene row by row from 0, including those cut off at
+    its right and lower edge. LandCover.ai's split.py counts the same way, and its published lists use these names. (It
+    writes complete tiles only, so its lists contain no others.)"""
     numbers: dict[str, int] = {}
     of_cell: dict[str, NDArray[np.int64]] = {}
     for scene in scenes:
@@ -142,7 +143,7 @@ def _block_units(scenes: list[Scene], config: SplitConfig) -> _Units:
 
 
 def _pixels(store: Store, units: _Units) -> NDArray[np.int64]:
-    """Labelled pixels of each class in each unit: int64 (U, K). A cell counts where its centre lies."""
+    """Labelled pixels of each class in each unit: int64 (U, K). A cell belongs to the unit in which its centre lies."""
     pixels_UK = np.zeros((units.count, len(store.classes)), np.int64)
     for scene, unit_RC in units.of_cell.items():
         counts_RCK, first = store.counts(scene), int(unit_RC.min())
@@ -154,7 +155,8 @@ def _pixels(store: Store, units: _Units) -> NDArray[np.int64]:
 
 
 def _named(store: Store, units: _Units, config: SplitConfig) -> NDArray[np.uint8]:
-    """The labels of the units that are named: uint8 (U), NONE for the others."""
+    """The labels of the units that the configuration names: uint8 (U); NONE for the others. Raises DataError for an
+    unknown name."""
     label_U = np.full(units.count, NONE, np.uint8)
     for label, name in enumerate(SPLITS):
         chosen: tuple[str, ...] = getattr(config, name)
@@ -176,14 +178,14 @@ def _unknown(unit: str, units: _Units) -> str:
 
 def _deal(store: Store, units: _Units, pixels_UK: NDArray[np.int64], label_U: NDArray[np.uint8], config: SplitConfig
           ) -> None:
-    """Label, in place, the units that nobody named and that have labelled pixels."""
+    """Label, in place, the units that are not named and have labelled pixels."""
     rest_N = np.flatnonzero((label_U == NONE) & (pixels_UK.sum(axis=1) > 0))
     left = pixels_UK[rest_N].sum() / max(1, pixels_UK.sum())
     parts = _parts(config, float(left))
     if len(rest_N) < len(parts):
         lacking = parts[len(rest_N)][0]
-        raise DataError(f"{store.uri}: the {lacking} split has no labelled pixel: {len(parts)} parts are to be made of "
-                        f"{len(rest_N)} {units.kind}s{_listed(units, rest_N)}; {_remedy(units, config)}")
+        raise DataError(f"{store.uri}: the {lacking} split has no labelled pixel: {len(parts)} parts are needed, but "
+                        f"only {len(rest_N)} {units.kind}s are left{_listed(units, rest_N)}; {_remedy(units, config)}")
     shares_P = np.array([share for _, share in parts])
     if shares_P.min() <= 0:
         raise DataError(f"{store.uri}: split.val_fraction and split.test_fraction ask for more than the "
@@ -194,7 +196,8 @@ def _deal(store: Store, units: _Units, pixels_UK: NDArray[np.int64], label_U: ND
 
 
 def _parts(config: SplitConfig, left: float) -> list[tuple[SplitName, float]]:
-    """The parts to be made of what is not named, with their shares of all labelled pixels, of which `left` is left."""
+    """The parts to make of the unnamed units, with their shares of all labelled pixels. `left` is the share of the
+    unnamed units."""
     test: list[tuple[SplitName, float]] = (
         [] if config.test or config.test_fraction == 0 else [("test", config.test_fraction)])
     if config.folds:
@@ -206,12 +209,12 @@ def _parts(config: SplitConfig, left: float) -> list[tuple[SplitName, float]]:
 
 def _notes(store: Store, split: Split, units: _Units, pixels_UK: NDArray[np.int64], config: SplitConfig
            ) -> tuple[str, ...]:
-    """What is to be said of a split. Raises DataError where one that was asked for has no labelled pixel."""
+    """The remarks on a split. Raises DataError if a split that was requested has no labelled pixel."""
     pixels_SK = {name: class_pixels(store, split, name) for name in SPLITS}
     total_K, divided = pixels_UK.sum(axis=0), max(1, sum(int(pixels_K.sum()) for pixels_K in pixels_SK.values()))
     wanted = {"val": config.val_fraction, "test": config.test_fraction}
     lost = 1 - divided / max(1, total_K.sum())
-    narrow = config.margin > 0 and lost > _MUCH
+    narrow = config.margin > 0 and lost > _MUCH_LOST_SHARE
     notes = []
     for name, pixels_K in pixels_SK.items():
         if not pixels_K.any():
@@ -234,7 +237,7 @@ def _notes(store: Store, split: Split, units: _Units, pixels_UK: NDArray[np.int6
 
 
 def _listed(units: _Units, numbers: Iterable[int] | None = None) -> str:
-    """Names of units, after a colon; nothing where they have none."""
+    """Names of units after a colon; empty if units have no names."""
     chosen = set(range(units.count) if numbers is None else (int(n) for n in numbers))
     names = [name for name, number in units.numbers.items() if number in chosen]
     return f": {_some(names)}" if names else ""
@@ -262,7 +265,8 @@ def class_pixels(store: Store, split: Split, name: SplitName) -> NDArray[np.int6
 
 
 def band_statistics(store: Store, split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each band over the valid pixels of the train cells: float64 (bands) each."""
+    """Mean and standard deviation of each band over the valid pixels of the train cells: two arrays, float64 (bands).
+    """
     total_B3 = np.zeros((store.bands, 3))
     for scene, cells in split.scenes("train"):
         total_B3 += store.moments(scene)[cells].sum(axis=0)

@@ -58,7 +58,7 @@ class Job:
                              rank=context.rank, world_size=context.world_size,
                              augment=Augment(config.augment, size=config.patches.size, bands=store.bands,
                                              dtype=store.dtype, ignore=store.ignore,
-                                             scales=config.patches.scales[:config.patches.at_once]),
+                                             scales=config.patches.scales[:config.patches.scales_per_sample]),
                              readers=config.cluster.readers,
                              device=context.device, stuck_s=config.cluster.stuck_s)
         self.micro = micro_batches(config, context.world_size)
@@ -221,7 +221,7 @@ class Job:
 def micro_batches(config: Config, workers: int) -> MicroBatch:
     """How the share of each of so many workers is cut. Raises ConfigError for one that is too small for the network."""
     # Of a patch at several scales a batch normalisation sees several images.
-    least = 1 if config.patches.at_once > 1 else network.least_batch(config.model, config.patches.size)
+    least = 1 if config.patches.scales_per_sample > 1 else network.least_batch(config.model, config.patches.size)
     return MicroBatch(config.train.micro_batch, share=config.train.batch // workers, size=config.patches.size,
                       least=least)
 
@@ -233,7 +233,7 @@ def length(config: Config, plan: PatchPlan) -> float:
 
 def step_megapixels(config: Config) -> float:
     """Patch pixels of one optimiser step over all workers, of all scales that are seen, in millions."""
-    return config.train.batch * config.patches.at_once * config.patches.size**2 / 1e6
+    return config.train.batch * config.patches.scales_per_sample * config.patches.size**2 / 1e6
 
 
 def step_count(config: Config, plan: PatchPlan) -> int:

@@ -222,14 +222,14 @@ class Ledger(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record that a trial's process was lost, and goes on from its checkpoint."""
         known = self.trials[trial.trial_id]
-        say.say(f"{known.run_id[:8]} {known.name}  its process was lost; it goes on from its checkpoint")
+        say.print_line(f"{known.run_id[:8]} {known.name}  its process was lost; it goes on from its checkpoint")
         self._stopped.pop(trial.trial_id, None)
         try:
             tracker = self._tracker(known)
             tracker.log({"restarts": float(trial.num_failures)}, known.last(CLOCK) or 0.0)
             tracker.tags({"swath.restart": _loss(trial)})
         except SwathError as error:
-            say.say(f"{known.run_id[:8]} {known.name}  that could not be recorded: {error}")
+            say.print_line(f"{known.run_id[:8]} {known.name}  that could not be recorded: {error}")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End a trial that has come to its end, has failed, or is stopped."""
@@ -264,7 +264,7 @@ class Ledger(tune.Callback):
             self._unrecorded.discard(trial_id)
         except SwathError as error:
             self._unrecorded.add(trial_id)
-            say.say(f"{trial.run_id[:8]} {trial.name}  its end could not be recorded yet: {error}")
+            say.print_line(f"{trial.run_id[:8]} {trial.name}  its end could not be recorded yet: {error}")
 
     def _tracker(self, trial: Trial) -> MlflowTracker:
         return MlflowTracker.attach(self.search.location.uri, trial.run_id)

@@ -126,14 +126,14 @@ def _summary(base: Config, store: Store, split: Split, location: mlflow_store.Lo
 def _train_again(config: Config, base: Config, winner: Trial, summary: mlflow_store.Tracker, workdir: Path) -> Best:
     """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
     before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last("val/miou") or 0.0)
-    say.say(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
+    say.print_line(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
     again = space.place(config, winner.point)
     there = bool(connection.elsewhere(config.cluster.address))  # where the trials were: this process may have no GPU
     try:
         outcome = runners.train(again, workdir, on_ray=there,
                                 tags={"swath.search": summary.run_id, "swath.role": "winner"})
     except SwathError as error:
-        say.say(f"it failed, so the trial itself is the best: {error}")
+        say.print_line(f"it failed, so the trial itself is the best: {error}")
         summary.tags({"swath.winner.reason": experiment.reason(error)})
         return before
     after = Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)

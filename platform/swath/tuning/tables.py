@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from swath.say import say
+from swath.say import print_line
 from swath.tuning import trials
 from swath.tuning.trials import Trial
 
@@ -16,7 +16,7 @@ def trial_line(trial: Trial) -> None:
     values = "  ".join(f"{name} {value:.3f}" for name in ("megapixels", "val_part/miou", "val/miou")
                        if (value := trial.last(name)) is not None)
     end = "" if trial.state == "RUNNING" else f"  {trial.state} {trial.reason}".rstrip()
-    say(f"{trial.run_id[:8]} {trial.name}  {values}{end}")
+    print_line(f"{trial.run_id[:8]} {trial.name}  {values}{end}")
 
 
 def trials_table(tried: Sequence[Trial]) -> Group:
