@@ -1,4 +1,4 @@
-"""What tests share: a small generated data set in a store, and where real imagery lies."""
+"""What tests share: a small generated data set in a store, and jobs that run."""
 
 import importlib
 import os
@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("SWATH_DATA", ROOT.parent / "shared" / "data"))
-"""Real imagery, where it is present."""
+from support.commands import run_job
 
 # Without compiled bytecode every Ray process compiles torch and Ray anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -48,12 +46,6 @@ def store(store_uri: str):  # type: ignore[no-untyped-def]
     return patchstore.open(store_uri)
 
 
-def run_job(name: str, *arguments: object, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Run a job as a user does: run_job("train", "synthetic", …) -> the finished process."""
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-
-
 @pytest.fixture
 def job() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The function `run_job`."""
@@ -84,7 +76,7 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def alone(store_uri: str, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """The outcome of the calm run in this process, undisturbed."""
-    from calm import calm
+    from support.configs import calm
     from swath.experiments import experiment
 
     return experiment.train(calm(store_uri), tmp_path_factory.mktemp("alone"))

@@ -15,17 +15,9 @@ import psutil
 import pytest
 
 import patchstore
-from calm import assert_alike, calm, curves
-from swath.config import (
-    AugmentConfig,
-    ClusterConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    PatchesConfig,
-    TrainConfig,
-)
+from support.configs import calm, two_workers
+from support.curves import assert_alike, curves
+from swath.config import Config, DataConfig
 from swath.distributed import runners
 from swath.distributed.connection import connected
 from swath.errors import TrainingError
@@ -33,18 +25,6 @@ from swath.experiments import evaluation, experiment
 from swath.tracking import mlflow_store
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def two_workers(store_uri: str) -> Config:
-    return Config(
-        data=DataConfig(store=store_uri),
-        patches=PatchesConfig(size=64),
-        augment=AugmentConfig(pipeline="aerial"),
-        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
-        loss=LossConfig(cross_entropy=1, dice=1),
-        train=TrainConfig(megapixels=0.7, batch=8, report_every=0.1, keep=2),
-        cluster=ClusterConfig(workers=2, cpus=1, device="cpu", restarts=1, readers=1),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_the_legend_has_every_class_in_its_colour() -> None:
 
 
 def test_drawing_needs_neither_pyplot_nor_torch() -> None:
-    code = "import sys; from swath import pictures; print({'torch', 'matplotlib.pyplot', 'mlflow'} & set(sys.modules))"
+    code = "import sys; from swath import figures; print({'torch', 'matplotlib.pyplot', 'mlflow'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True,
                            text=True, check=True)
     assert found.stdout == "set()\n"

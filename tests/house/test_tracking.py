@@ -199,11 +199,11 @@ def test_a_server_keeps_its_own_artifacts_and_passwords_are_not_printed() -> Non
 PROCESS = """
 import sys
 from pathlib import Path
-from swath import tracking
+from swath.tracking import mlflow_store
 print("ready", flush=True)
 sys.stdin.readline()
-location = tracking.prepare(Path(sys.argv[1]))
-run = tracking.MlflowTracker.start(location.uri, experiment="new", name="run", params={"a": 1}, tags={},
+location = mlflow_store.prepare(Path(sys.argv[1]))
+run = mlflow_store.MlflowTracker.start(location.uri, experiment="new", name="run", params={"a": 1}, tags={},
                                    artifact_location=location.artifact_location)
 run.log({"loss": 1.0}, 1.0)
 run.end("FINISHED")

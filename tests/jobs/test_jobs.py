@@ -12,15 +12,10 @@ import rasterio
 import torch
 
 from patchstore.testing import scenes
+from support.commands import last_json, run_job
+from support.configs import TRAIN_ARGUMENTS
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
-TINY = ("--model.arch", "linknet", "--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.15,
-        "--cluster.device", "cpu")
-
-
-def last_json(result: "subprocess.CompletedProcess[str]") -> dict:  # type: ignore[type-arg]
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +25,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(workdir: Path, store_uri: str) -> dict:  # type: ignore[type-arg]
-    from conftest import run_job
-
-    return last_json(run_job("train", "synthetic", "--data.store", store_uri, *TINY, "--workdir", workdir, "--json"))
+    return last_json(run_job("train", "synthetic", "--data.store", store_uri, *TRAIN_ARGUMENTS, "--workdir", workdir,
+                             "--json"))
 
 
 def test_ingest_reports_every_pixel(job: Job, dataset: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 
 import patchstore
 import recipes
-from conftest import DATA
 from patchstore import SourceError
+from support.paths import DATA
 from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 from swath.experiments import ingest
 from swath.maps import apply

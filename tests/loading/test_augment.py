@@ -215,7 +215,9 @@ def test_arrays_that_would_not_be_written_are_refused() -> None:
 
 def test_importing_is_cheap_and_flips_need_no_library() -> None:
     """A process that only varies patches has no use for torch, which albumentations brings along."""
-    code = ("import sys, numpy as np; from swath.augment import Augment; from swath.config import AugmentConfig\n"
+    code = ("import sys, numpy as np\n"
+            "from swath.config import AugmentConfig\n"
+            "from swath.loading.augment import Augment\n"
             "loaded = lambda: [name for name in ('torch', 'albumentations', 'ray') if name in sys.modules]\n"
             "def vary(name):\n"
             "    a = Augment(AugmentConfig(pipeline=name), size=8, bands=3, dtype=np.dtype('uint8'))\n"

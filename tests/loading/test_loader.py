@@ -245,7 +245,7 @@ def test_batches_cross_to_the_gpu_unchanged(make: Callable[..., Loader]) -> None
 
 
 def test_what_the_benchmarks_put_in_place_of_parts_fits_the_loader(make: Callable[..., Loader], store: Store) -> None:
-    from bench_parts import LibraryFlips, MemoryStore  # here: albumentations takes seconds to import
+    from bench.bench_parts import LibraryFlips, MemoryStore  # here: albumentations takes seconds to import
 
     plan = make().plan
     memory = MemoryStore(store.uri, plan.windows(np.arange(30) % len(plan)), SIZE)

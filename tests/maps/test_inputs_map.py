@@ -17,12 +17,12 @@ from rasterio.warp import transform as reproject
 
 import patchstore
 from patchstore import SourceError, Store, StoreError
+from support.georeferenced import CLASSES, CRS, GEO, HW, INDEX, PLACE, at, pixels_of, scene, square, write_polygons
+from support.rasters import write
 from swath.errors import DataError
 from swath.maps import inputs
 from swath.maps.inputs import Input
 from swath.prediction import streaming
-from test_ingest import write
-from test_inputs import CLASSES, CRS, GEO, HW, INDEX, PLACE, at, pixels_of, scene, square, write_polygons
 
 U8 = np.dtype("uint8")
 pytestmark = [pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),  # the rasters made here

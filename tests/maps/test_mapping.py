@@ -23,8 +23,8 @@ import rasterio.shutil
 import torch
 from shapely.geometry import box
 
-from conftest import ROOT
 from patchstore import PatchstoreError, RasterFile, Store
+from support.paths import ROOT
 from swath.config import Config, LossConfig, ModelConfig, PatchesConfig
 from swath.errors import ConfigError, DataError
 from swath.maps import apply, bands

@@ -17,12 +17,13 @@ from rasterio.warp import transform as reproject
 
 import patchstore
 import recipes
-from conftest import DATA
 from patchstore import ClassInfo, MaskCoding, SceneSource, Store
 from patchstore.errors import SourceError
 from patchstore.sources.class_raster import span
 from patchstore.sources.grid import Grid
 from patchstore.sources.value_meanings import Header
+from support.paths import DATA
+from support.rasters import write
 from swath.errors import ConfigError, DataError
 from swath.experiments import ingest
 from swath.maps.geotiff import quicklook, write_map
@@ -30,7 +31,6 @@ from swath.scoring import external_maps
 from swath.scoring.counting import NOTHING, Region
 from swath.scoring.external_files import Finder
 from swath.scoring.external_maps import Maps
-from test_ingest import write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 UTM = "EPSG:32634"

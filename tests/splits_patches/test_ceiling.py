@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
-import paper
 import recipes
 from patchstore import Store, Window
+from support import paper_store
 from swath.patches import planning
 from swath.patches.planning import PatchPlan
 from swath.report import plan_tables
@@ -100,7 +100,7 @@ def test_a_sample_is_of_labelled_ground_and_says_what_it_lacks(monkeypatch: pyte
     """One scene, three blocks: without labels, of class 0, and of class 1."""
     monkeypatch.setattr(ceiling, "BLOCK", 64)
     labels_HW = np.repeat([[IGNORE, 0, 1]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)
-    store = paper.PaperStore([paper.scene("s", labels_HW.shape)], {"s": labels_HW}, names=("a", "b"))
+    store = paper_store.PaperStore([paper_store.scene("s", labels_HW.shape)], {"s": labels_HW}, names=("a", "b"))
     store.ignore = IGNORE  # type: ignore[attr-defined]
     split = Split(labels={"s": np.ones((1, 3), np.uint8)})
     monkeypatch.setattr(ceiling, "labels_of", lambda _, scene, cells, rows, cols: labels_HW[slice(*rows), slice(*cols)])

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 import patchstore
-from conftest import DATA
-from paper import PaperStore, scene
 from patchstore import CELL, ClassInfo, SceneSource, Store
 from patchstore.testing import scenes
+from support.paper_store import PaperStore, scene
+from support.paths import DATA
 from swath.config import Config, PatchesConfig, SplitConfig
 from swath.patches import certificate, planning
 from swath.splits import autocorrelation, division

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paper import PaperStore, scene
 from patchstore import CELL, Store
+from support.paper_store import PaperStore, scene
 from swath import cli
 from swath.config import Config, SplitConfig
 from swath.errors import ConfigError, DataError

@@ -12,17 +12,9 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath.config import (
-    AugmentConfig,
-    ClusterConfig,
-    Config,
-    LossConfig,
-    ModelConfig,
-    PatchesConfig,
-    ScoreConfig,
-    SplitConfig,
-    TrainConfig,
-)
+from support.configs import TINY, with_weights
+from support.paths import ROOT
+from swath.config import ClusterConfig, Config, PatchesConfig, SplitConfig
 from swath.errors import CheckpointError, DataError, TrainingError
 from swath.models import checkpoint, inference, network
 from swath.say import Metrics
@@ -34,15 +26,6 @@ from swath.training.schedule import ema_decay
 from swath.training.state import State
 
 CPU = torch.device("cpu")
-TINY = Config(
-    patches=PatchesConfig(size=64),
-    augment=AugmentConfig(pipeline="aerial"),
-    model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050", norm="group"),
-    loss=LossConfig(cross_entropy=1, dice=1),
-    train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5, ema=0.05),
-    score=ScoreConfig(overlap=0),
-    cluster=ClusterConfig(readers=0),  # a process for each of these runs would take longer than the run
-)
 
 
 class Stopping(LocalContext):
@@ -230,10 +213,10 @@ def test_the_loop_imports_no_ray_and_no_mlflow(store_uri: str, tmp_path: Path) -
 import sys, torch, patchstore
 from pathlib import Path
 from dataclasses import replace
-from swath import loop
-from swath.context import LocalContext
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_loop import TINY
+from swath.training import loop
+from swath.training.context import LocalContext
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from support.configs import TINY
 config = replace(TINY, train=replace(TINY.train, megapixels=0.05))
 run = loop.fit(config, patchstore.open({store_uri!r}), LocalContext(Path({str(tmp_path)!r}), torch.device("cpu")))
 assert run.metrics["megapixels"] > 0
@@ -283,13 +266,6 @@ def test_a_device_that_holds_no_patch_ends_the_run(store: Store, tmp_path: Path,
                                                    ) -> None:
     with pytest.raises(TrainingError, match="out of memory: the device does not hold 1 of these patches"):
         loop.fit(TINY, store, Scarce(tmp_path, monkeypatch, room=0))
-
-
-def with_weights(model: ModelConfig, folder: Path) -> ModelConfig:
-    """The model with its encoder's weights from a file that is made here."""
-    net = network.build(model, bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3))
-    torch.save(net.encoder.state_dict(), folder / "encoder.pt")
-    return replace(model, weights=str(folder / "encoder.pt"))
 
 
 def test_a_run_resumed_while_its_encoder_is_frozen_is_the_same_run(store: Store, tmp_path: Path) -> None:

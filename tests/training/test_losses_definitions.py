@@ -10,8 +10,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional
 
+from support.losses import EACH, IGNORE, NONE, WEIGHTS, K, batch, whole
 from swath.config import LossConfig
-from test_losses import EACH, IGNORE, NONE, WEIGHTS, K, batch, whole
 
 
 def test_cross_entropy_is_torchs_mean():

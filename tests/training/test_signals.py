@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
-from calm import CURVES, assert_alike, calm, curves
-from conftest import ROOT
+from support.configs import calm
+from support.curves import CURVES, assert_alike, curves
+from support.paths import ROOT
 from swath.config import ClusterConfig, Config
 from swath.errors import CheckpointError, ConfigError
 from swath.experiments import experiment
