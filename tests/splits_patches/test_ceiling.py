@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from itertools import product
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from rich.console import Console
 import recipes
 from patchstore import Store, Window
 from support import paper_store
+from swath.config import Config, PatchesConfig
 from swath.patches import planning
 from swath.patches.planning import PatchPlan
 from swath.report import plan_tables
@@ -86,8 +87,13 @@ def test_a_bound_takes_blocks_from_all_of_the_split(store: Store, monkeypatch: p
     monkeypatch.setattr(ceiling, "BLOCK", 64)
     split, plan = planned(store, 32, 2.0)
     read: list[tuple[str, int]] = []
-    monkeypatch.setattr(ceiling, "labels_of", lambda store, scene, cells, rows, cols: read.append((scene, rows[0]))
-                        or counting.labels_of(store, scene, cells, rows, cols))
+    region = store.region
+
+    def noting(scene: str, array: str, rows: tuple[int, int], *rest: Any) -> NDArray[Any]:
+        read.append((scene, rows[0]))
+        return region(scene, array, rows, *rest)
+
+    monkeypatch.setattr(store, "region", noting)
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=10 * 64 * 64 / 1e6)
     assert found.megapixels == pytest.approx(10 * 64 * 64 / 1e6)
     assert found.of_megapixels == pytest.approx(2 * 320 * 320 / 1e6)
@@ -101,12 +107,8 @@ def test_a_sample_is_of_labelled_ground_and_says_what_it_lacks(monkeypatch: pyte
     monkeypatch.setattr(ceiling, "BLOCK", 64)
     labels_HW = np.repeat([[IGNORE, 0, 1]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)
     store = paper_store.PaperStore([paper_store.scene("s", labels_HW.shape)], {"s": labels_HW}, names=("a", "b"))
-    store.ignore = IGNORE  # type: ignore[attr-defined]
     split = Split(labels={"s": np.ones((1, 3), np.uint8)})
-    monkeypatch.setattr(ceiling, "labels_of", lambda _, scene, cells, rows, cols: labels_HW[slice(*rows), slice(*cols)])
-    monkeypatch.setattr(ceiling, "_brought_back", lambda _, block, *sides: labels_HW[
-        slice(*block.rows), slice(*block.cols)])
-    plan = SimpleNamespace(placed=(1.0,), scenes=("s",), side_SC=np.array([[64]]), size=64)
+    plan = planning.plan(store, Config(patches=PatchesConfig(size=64)), "val", labels=split)  # type: ignore[arg-type]
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=64 * 64 / 1e6)  # type: ignore[arg-type]
     assert found.of_megapixels == 2 * found.megapixels == 2 * 64 * 64 / 1e6
     assert sorted(found.iou(0).values(), key=str) == [1.0, None]
