@@ -9,8 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.commands import run_job
+
+settings.register_profile("swath", deadline=None)  # a busy machine is no failure; pytest-timeout finds what hangs
+settings.load_profile("swath")
 
 # Without compiled bytecode every Ray process compiles torch and Ray anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -103,7 +103,8 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
     record = mlflow_store.find(outcome.location.uri, outcome.run_id)
     assert record.status == "FINISHED"
     assert record.metrics["restarts"] == 1
-    assert record.metrics["repeated_megapixels"] >= 0
+    step = 8 * 64**2 / 1e6  # it saves every 0.1 megapixels, to the step
+    assert 0 <= record.metrics["repeated_megapixels"] <= 0.1 + 2 * step
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from support.drawn import keep_figures
 from swath import figures
 
 NAMES = ["ground", "road", "lake"]
@@ -35,12 +36,20 @@ REPORTS: list[dict[str, float | None]] = [
 
 
 @pytest.mark.parametrize("history", [[], REPORTS[:1], REPORTS, [{"megapixels": 1.0, "val/miou": None}]])
-def test_curves_are_drawn_from_any_history(history: list[dict[str, float | None]], tmp_path: Path) -> None:
+def test_curves_are_drawn_from_any_history(history: list[dict[str, float | None]], tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch)
     figures.curves(history, tmp_path / "new" / "curves.png")
-    image = drawn(tmp_path / "new" / "curves.png")
-    blank = (image == 255).all(axis=-1).mean()
-    assert 0.5 < blank < 0.995
-    assert (pixels_of(image, (31, 111, 178)) > 0) == bool(history and "val/loss" in history[0])
+    assert drawn(tmp_path / "new" / "curves.png").ndim == 3
+    for axes, keys in zip(kept[0].axes, (("train/loss", "val/loss"), ("train/miou", "val_part/miou", "val/miou")),
+                          strict=True):
+        expected = {key: [(report["megapixels"], value) for report in history
+                          if (value := report.get(key)) is not None and np.isfinite(value)] for key in keys}
+        found = {str(line.get_label()).split()[0]: list(map(tuple, line.get_xydata().tolist())) for line in axes.lines}
+        assert found == {key: points for key, points in expected.items() if points}
+        assert [text.get_text() for text in axes.texts] == ([] if found else ["nothing reported"])
+        bands = [band for band in axes.collections if band.get_label() == "± one standard error"]
+        assert len(bands) == ("val_part/miou" in found)
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

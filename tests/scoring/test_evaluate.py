@@ -18,6 +18,7 @@ import patchstore
 import recipes
 from patchstore import Store
 from support.commands import last_json
+from support.drawn import keep_figures
 from swath.config import (
     ClusterConfig,
     Config,
@@ -242,8 +243,10 @@ def test_a_map_that_covers_no_label_is_no_score(store: Store, dataset: Path, wor
 
 def test_nothing_is_drawn_for_nobody(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
-    monkeypatch.setattr(evaluation.worst, "draw", lambda *_: pytest.fail("drawn"))
+    kept = keep_figures(monkeypatch)
     assert evaluation.evaluate(str(model), Wanted(workdir=tmp_path, worst=4), device="cpu").picture is None
+    assert kept == []
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
