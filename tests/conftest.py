@@ -20,6 +20,23 @@ settings.load_profile("swath")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+QUICK = (
+    "house", "splits_patches", "figures", "tuning/test_space.py", "tuning/test_trials.py", "jobs/test_config.py",
+    "training/test_losses.py", "training/test_losses_definitions.py", "training/test_schedule.py",
+    "scoring/test_metrics.py", "scoring/test_blend.py", "scoring/test_score_counts.py", "scoring/test_score_result.py",
+    "storage/test_patchstore.py", "storage/test_pyramid.py", "storage/test_merge.py", "loading/test_augment.py")
+"""Folders and files of the check before each commit: two minutes on two cores, no Ray, no training."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick the tests of QUICK that are not slow."""
+    quick = [Path(__file__).parent / name for name in QUICK]
+    assert all(path.exists() for path in quick)
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in quick) and "slow" not in item.keywords:
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six scenes of 320 px in three groups, as GeoTIFFs: images/ and masks/."""
