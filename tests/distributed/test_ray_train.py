@@ -117,8 +117,8 @@ def test_four_workers_have_the_curves_of_one(cluster: None, alone: experiment.Ou
 
 
 @pytest.mark.slow
-def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluster: None, store_uri: str, tmp_path: Path
-                                                                          ) -> None:
+def test_a_run_killed_with_two_workers_goes_on_with_one(cluster: None, store_uri: str, tmp_path: Path
+                                                        ) -> None:
     config = two_workers(store_uri)
     # Small steps: training multiplies what rounding differs by, and Adam makes whole steps of it
     config = replace(config, train=replace(config.train, optimiser="sgd", lr=1e-3, megapixels=0.7),

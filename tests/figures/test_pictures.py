@@ -66,7 +66,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn_with_empty_rows(classes: int, t
     assert (pixels_of(drawn(tmp_path / "confusion.png"), darkest) > 2000) == (classes > 1)
 
 
-def test_a_confusion_matrix_that_does_not_fit_its_names_is_refused(tmp_path: Path) -> None:
+def test_a_confusion_matrix_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"confusion: counts of shape \(2, 2\) for 3 classes"):
         figures.confusion(np.zeros((2, 2), np.int64), NAMES, tmp_path / "x.png")
 
@@ -93,7 +93,7 @@ def test_a_sheet_is_drawn_of_any_bands_and_type(bands: int, dtype: type, tmp_pat
     assert pixels_of(image, COLOURS[2]) > panel / 2
 
 
-def test_errors_are_where_label_and_prediction_differ_and_the_label_counts(tmp_path: Path) -> None:
+def test_errors_are_where_labels_that_count_are_missed(tmp_path: Path) -> None:
     labels_NHW = np.full((1, 8, 8), 255, np.uint8)
     figures.sheet(np.zeros((1, 3, 8, 8), np.uint8), labels_NHW, np.zeros_like(labels_NHW), COLOURS, NAMES, 255,
                    tmp_path / "none.png")
@@ -122,7 +122,7 @@ def test_bands_are_stretched_each_for_itself_between_percentiles() -> None:
     assert (image_HWC[..., 2] == 128).all()
 
 
-def test_fewer_than_three_bands_are_grey_by_the_first_and_gaps_are_black() -> None:
+def test_fewer_than_three_bands_are_grey_and_gaps_are_black() -> None:
     band_HW = np.array([[np.nan, 0.0, 1.0, np.inf]], np.float32)
     image_HWC = figures.shown(np.stack([band_HW, np.zeros_like(band_HW)]))
     assert (image_HWC == image_HWC[..., :1]).all()

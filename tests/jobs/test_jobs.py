@@ -144,8 +144,8 @@ def test_settings_that_the_data_cannot_serve(job_here: Job, store_uri: str, opti
     _assert_refused(job_here("train", "synthetic", "--data.store", store_uri, *option, "--workdir", tmp_path), *parts)
 
 
-def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: Job, dataset: Path,
-                                                                      tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_refused_before_a_write(job_here: Job, dataset: Path,
+                                                          tmp_path: Path) -> None:
     source = copy_of(dataset, tmp_path)
     mask = sorted((source / "masks").iterdir())[0]
     _write(mask, np.zeros((1, 100, 100), np.uint8))
@@ -154,7 +154,7 @@ def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: 
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job_here: Job, dataset: Path, tmp_path: Path
+def test_an_index_without_a_class_is_named_and_its_scene_is_out(job_here: Job, dataset: Path, tmp_path: Path
                                                                        ) -> None:
     import patchstore
     from swath.distributed.connection import connected
@@ -202,8 +202,8 @@ def test_a_map_never_takes_the_place_of_its_source(job_here: Job, trained: dict,
         assert (tmp_path / source).read_bytes() == before
 
 
-def test_a_folder_that_is_no_store_and_a_store_of_another_version(job_here: Job, store_uri: str,
-                                                                  tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_and_one_of_another_version(job_here: Job, store_uri: str,
+                                                              tmp_path: Path) -> None:
     _assert_refused(job_here("train", "synthetic", "--data.store", tmp_path, "--workdir", tmp_path), str(tmp_path))
     other = Path(shutil.copytree(store_uri, tmp_path / "other.zarr"))
     root = json.loads((other / "zarr.json").read_text())

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-def test_a_stopped_search_leaves_no_process_and_no_run_that_claims_to_run(store_uri: str, tmp_path: Path) -> None:
+def test_a_stopped_search_leaves_no_process_and_no_running_run(store_uri: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "search.py"), *map(str, SEARCH_ARGUMENTS), "--data.store", store_uri,
                "--search.megapixels", "50", "--search.trials", "3", "--workdir", str(tmp_path)]
     with (tmp_path / "log").open("w") as log:

@@ -125,7 +125,7 @@ def test_what_is_left_out_wholly_is_in_no_mean() -> None:
     assert json.loads(json.dumps(nothing.to_json(), allow_nan=False))["miou_by_area"] is None
 
 
-def test_tables_count_in_plain_words_and_put_what_has_no_score_last() -> None:
+def test_tables_put_what_has_no_score_last() -> None:
     counts = random_counts(3)
     counts[0] = 0
     found = score_of(counts, groups=list("abc"))

@@ -63,7 +63,7 @@ def test_it_is_what_patches_read_from_the_store_give(store: Store, size: int, sc
     assert found.whole
 
 
-def test_at_full_resolution_nothing_is_lost_and_less_at_each_coarser_scale(store: Store) -> None:
+def test_nothing_is_lost_at_scale_1_and_more_at_each_coarser(store: Store) -> None:
     split, plan = planned(store, 32, 1.0, 2.0, 4.0, 8.0)
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=1e9)
     means = [found.mean(scale) for scale in range(4)]

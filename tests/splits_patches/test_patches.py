@@ -54,7 +54,7 @@ def test_no_patch_and_no_such_background_are_refused(store: Store) -> None:
         planning.plan(store, nothing, "train")
 
 
-def test_a_scale_without_patches_is_refused_for_training_and_said_for_others() -> None:
+def test_a_scale_without_patches_is_refused_for_training_alone() -> None:
     store = alike(1, (640, 640), random_counts(10, 2))
     train_IJ = np.broadcast_to(np.arange(10)[:, None] < 5, (10, 10))
     config = PatchesConfig(size=64, scales=(1.0, 8.0), combine="mixture")

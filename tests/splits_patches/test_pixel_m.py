@@ -92,7 +92,7 @@ def test_scales_multiply_the_metres(store: Store) -> None:
     assert plan_of(store, config).side_SC.tolist() == [[8, 32], [16, 64]]  # coarse, fine
 
 
-def test_scenes_without_metres_and_factors_out_of_reach_are_refused(store: Store) -> None:
+def test_scenes_without_metres_and_far_factors_are_refused(store: Store) -> None:
     with pytest.raises(DataError, match=r"scene coarse: at scale 1 of patches.pixel_m 0.1 a patch pixel spans 0.1 of "
                                         r"its pixels; choose scales at which it is from 1/8 to 64"):
         plan_of(store, PatchesConfig(size=32, pixel_m=0.1))

@@ -204,7 +204,7 @@ def test_a_source_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     assert patchstore.open(uri).scenes == {}
 
 
-def test_a_scene_that_is_removed_while_it_is_written_does_not_appear(tmp_path: Path) -> None:
+def test_a_scene_removed_while_it_is_written_does_not_appear(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
 
@@ -218,7 +218,7 @@ def test_a_scene_that_is_removed_while_it_is_written_does_not_appear(tmp_path: P
     assert patchstore.open(uri).scenes == {}
 
 
-def test_declaring_a_value_that_a_scene_does_not_have_changes_nothing(tmp_path: Path) -> None:
+def test_declaring_a_value_that_a_scene_lacks_changes_nothing(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((90, 80))),
                          mask=write(tmp_path / "m.tif", random_mask((90, 80))), group="a")
@@ -227,7 +227,7 @@ def test_declaring_a_value_that_a_scene_does_not_have_changes_nothing(tmp_path: 
         assert patchstore.ingest_scene(uri, source, MaskCoding(classes=CLASSES, **more)).skipped  # type: ignore[arg-type]
 
 
-def test_damaged_attributes_and_manifests_are_mended_by_another_ingest(tmp_path: Path) -> None:
+def test_damaged_attributes_are_mended_by_another_ingest(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
     patchstore.ingest_scene(uri, source)

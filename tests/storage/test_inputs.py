@@ -194,7 +194,7 @@ def test_a_mask_of_another_crs_is_warped_to_where_it_lies(tmp_path: Path) -> Non
     np.testing.assert_array_equal(labels(source, cut=7)[0], found)
 
 
-def test_a_nodata_value_of_an_index_mask_needs_no_declaration_unless_it_is_a_class(tmp_path: Path) -> None:
+def test_nodata_of_a_mask_is_declared_only_where_it_is_a_class(tmp_path: Path) -> None:
     image, mask = write(tmp_path / "a.tif", pixels_of()), mask_of().astype(np.int16)
     found, ignored = labels(scene(image, write(tmp_path / "zero.tif", mask, nodata=0)))
     np.testing.assert_array_equal(found, mask)

@@ -113,7 +113,7 @@ def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypat
     assert len(trial.window_s_S) == 1
 
 
-def test_what_a_run_costs_is_known_and_a_size_that_cannot_be_is_refused(store: Store) -> None:
+def test_a_runs_cost_is_known_and_a_wrong_size_is_refused(store: Store) -> None:
     costs = experiment.check(CONCENTRIC, store)
     assert costs["plan/megapixels"] == pytest.approx(costs["plan/patches"] * 2 * 64**2 / 1e6)
     alone = replace(CONCENTRIC, patches=PatchesConfig(size=64))
@@ -181,7 +181,7 @@ def strokes(generator: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone(tmp_path: Path) -> None:
+def test_the_ground_around_is_learned_from_several_scales_alone(tmp_path: Path) -> None:
     """The positive control, from files to the score of whole scenes, through the real loop."""
     generator, names = np.random.default_rng(0), [f"s{i:02d}" for i in range(14)]
     uri = patchstore.create(str(tmp_path / "s.zarr"), dtype="uint8", bands=1, classes=[

@@ -46,7 +46,7 @@ def finished(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> loop.R
     return loop.fit(TINY, patchstore.open(store_uri), LocalContext(tmp_path_factory.mktemp("run"), CPU, keep=5))
 
 
-def test_a_run_reports_by_megapixels_and_ends_with_the_whole_score(finished: loop.Run) -> None:
+def test_a_run_reports_by_megapixels_and_ends_with_a_whole_score(finished: loop.Run) -> None:
     assert [round(m["megapixels"], 3) for m in finished.history] == [0.098, 0.197, 0.262]
     assert finished.megapixels == pytest.approx(8 * 8 * 64 * 64 / 1e6)
     assert "val/miou" in finished.metrics
@@ -253,8 +253,8 @@ def test_running_out_of_memory_changes_no_loss(finished: loop.Run, store: Store,
     assert context.said == [f"out of memory at step 0 with {n} patches at once: {n // 2} from there on" for n in (8, 4)]
 
 
-def test_running_out_of_memory_with_batch_normalisation_marks_the_run(store: Store, tmp_path: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_batch_normalisation_marks_the_run(store: Store, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     context = Scarce(tmp_path, monkeypatch, room=4)
     config = replace(TINY, model=replace(TINY.model, norm="batch"), train=replace(TINY.train, megapixels=0.04))
     loop.fit(config, store, context)
@@ -268,7 +268,7 @@ def test_a_device_that_holds_no_patch_ends_the_run(store: Store, tmp_path: Path,
         loop.fit(TINY, store, Scarce(tmp_path, monkeypatch, room=0))
 
 
-def test_a_run_resumed_while_its_encoder_is_frozen_is_the_same_run(store: Store, tmp_path: Path) -> None:
+def test_a_run_resumed_with_a_frozen_encoder_is_the_same_run(store: Store, tmp_path: Path) -> None:
     config = replace(TINY, model=with_weights(TINY.model, tmp_path), train=replace(TINY.train, freeze=0.6))
     whole = loop.fit(config, store, LocalContext(tmp_path / "whole", CPU, keep=5))
     begun = loop.fit(config, store, Stopping(tmp_path / "cut", after=0.06, keep=5))

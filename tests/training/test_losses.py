@@ -102,7 +102,7 @@ def test_half_precision_logits_are_summed_in_float32(config):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sure", [20.0, 200.0])
-def test_gradients_are_finite_for_certain_predictions_and_ignored_pixels(config, gamma, dtype, sure):
+def test_gradients_are_finite_for_certain_and_ignored_pixels(config, gamma, dtype, sure):
     labels = torch.tensor([[[0, 1, IGNORE]]], dtype=torch.uint8)
     logits = torch.zeros(1, K, 1, 3, dtype=dtype)
     logits[0, 0] = sure  # right for the first pixel, wrong for the second
@@ -124,7 +124,7 @@ def test_gradients_agree_with_finite_differences(config):
 
 
 @EACH
-def test_a_loss_goes_from_0_for_what_is_right_to_1_or_more_for_what_is_wrong(config):
+def test_a_loss_is_0_for_what_is_right_and_1_or_more_for_wrong(config):
     _, labels = batch(12, samples=6, ignored=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     truth = functional.one_hot(torch.where(labels == IGNORE, 0, labels).long(), K).movedim(-1, 1).float()
     for sure in (1.0, 10.0, 1000.0):
