@@ -1,4 +1,4 @@
-"""What tests share: a small generated data set in a store, and where real imagery lies."""
+"""What tests share: a small generated data set in a store, and jobs that run."""
 
 import os
 import subprocess
@@ -8,13 +8,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("SWATH_DATA", ROOT.parent / "shared" / "data"))
-"""Real imagery, where it is present."""
+from support.commands import run_job
+
+settings.register_profile("swath", deadline=None)  # a busy machine is no failure; pytest-timeout finds what hangs
+settings.load_profile("swath")
 
 # Without compiled bytecode every Ray process compiles torch and Ray anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+QUICK = (
+    "house", "splits_patches", "figures", "tuning/test_space.py", "tuning/test_trials.py", "jobs/test_config.py",
+    "training/test_losses.py", "training/test_losses_definitions.py", "training/test_schedule.py",
+    "scoring/test_metrics.py", "scoring/test_blend.py", "scoring/test_score_counts.py", "scoring/test_score_result.py",
+    "storage/test_patchstore.py", "storage/test_pyramid.py", "storage/test_merge.py", "loading/test_augment.py")
+"""Folders and files of the check before each commit: two minutes on two cores, no Ray, no training."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick the tests of QUICK that are not slow."""
+    quick = [Path(__file__).parent / name for name in QUICK]
+    assert all(path.exists() for path in quick)
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in quick) and "slow" not in item.keywords:
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +66,6 @@ def store(store_uri: str):  # type: ignore[no-untyped-def]
     return patchstore.open(store_uri)
 
 
-def run_job(name: str, *arguments: object, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Run a job as a user does: run_job("train", "synthetic", …) -> the finished process."""
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-
-
 @pytest.fixture
 def job() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The function `run_job`."""
@@ -83,7 +96,7 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def alone(store_uri: str, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """The outcome of the calm run in this process, undisturbed."""
-    from calm import calm
+    from support.configs import calm
     from swath.experiments import experiment
 
     return experiment.train(calm(store_uri), tmp_path_factory.mktemp("alone"))

@@ -15,7 +15,7 @@ from bench_loaders import BATCH, Spec
 from bench_race import Work
 
 HERE = Path(__file__).parent
-PLATFORM = HERE.parent / "platform"
+PLATFORM = HERE.parent.parent / "platform"
 """On the path of an environment in which swath is not installed, for its augmentation."""
 FEW = 8
 """Batches that say how fast a way is."""

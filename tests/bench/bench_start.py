@@ -100,7 +100,7 @@ def memory(uri: str) -> dict[str, float]:
     vary, me = augment(256), psutil.Process()
     store = patchstore.open(uri)
     plan = plan_of(store, 256)
-    ask = "import psutil, swath.reader; print(psutil.Process().memory_info().rss)"
+    ask = "import psutil, swath.loading.reader; print(psutil.Process().memory_info().rss)"
     fresh = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, check=True)
     figures = {"rank, imports": me.memory_info().rss / 1e6, "reader, imports": int(fresh.stdout) / 1e6}
     loader = Loader(store=store, plan=plan, batch=BATCH, seed=0, rank=0, world_size=1, augment=vary, readers=WORKERS)

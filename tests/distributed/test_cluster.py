@@ -12,7 +12,7 @@ import yaml
 from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from conftest import ROOT
+from support.paths import ROOT
 
 Yaml = dict[str, Any]
 

@@ -11,7 +11,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from calm import assert_alike, calm, curves
+from support.configs import calm
+from support.curves import assert_alike, curves
 from swath.config import ClusterConfig
 from swath.distributed import connection, runners
 from swath.distributed.connection import connected

@@ -15,17 +15,9 @@ import psutil
 import pytest
 
 import patchstore
-from calm import assert_alike, calm, curves
-from swath.config import (
-    AugmentConfig,
-    ClusterConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    PatchesConfig,
-    TrainConfig,
-)
+from support.configs import calm, two_workers
+from support.curves import assert_alike, curves
+from swath.config import Config, DataConfig
 from swath.distributed import runners
 from swath.distributed.connection import connected
 from swath.errors import TrainingError
@@ -33,18 +25,6 @@ from swath.experiments import evaluation, experiment
 from swath.tracking import mlflow_store
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def two_workers(store_uri: str) -> Config:
-    return Config(
-        data=DataConfig(store=store_uri),
-        patches=PatchesConfig(size=64),
-        augment=AugmentConfig(pipeline="aerial"),
-        model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
-        loss=LossConfig(cross_entropy=1, dice=1),
-        train=TrainConfig(megapixels=0.7, batch=8, report_every=0.1, keep=2),
-        cluster=ClusterConfig(workers=2, cpus=1, device="cpu", restarts=1, readers=1),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +103,8 @@ def test_a_killed_workers_run_goes_on_and_has_the_same_losses(undisturbed: exper
     record = mlflow_store.find(outcome.location.uri, outcome.run_id)
     assert record.status == "FINISHED"
     assert record.metrics["restarts"] == 1
-    assert record.metrics["repeated_megapixels"] >= 0
+    step = 8 * 64**2 / 1e6  # it saves every 0.1 megapixels, to the step
+    assert 0 <= record.metrics["repeated_megapixels"] <= 0.1 + 2 * step
 
 
 @pytest.mark.slow
@@ -136,8 +117,8 @@ def test_four_workers_have_the_curves_of_one(cluster: None, alone: experiment.Ou
 
 
 @pytest.mark.slow
-def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluster: None, store_uri: str, tmp_path: Path
-                                                                          ) -> None:
+def test_a_run_killed_with_two_workers_goes_on_with_one(cluster: None, store_uri: str, tmp_path: Path
+                                                        ) -> None:
     config = two_workers(store_uri)
     # Small steps: training multiplies what rounding differs by, and Adam makes whole steps of it
     config = replace(config, train=replace(config.train, optimiser="sgd", lr=1e-3, megapixels=0.7),

@@ -51,7 +51,7 @@ def spoil(data: DataConfig) -> list[str]:
     return ["g0_s0", "g0_s1", "g1_s0", "g1_s1"]
 
 
-def test_bad_files_are_listed_all_at_once_before_anything_is_written(data: DataConfig) -> None:
+def test_bad_files_are_listed_at_once_before_anything_is_written(data: DataConfig) -> None:
     spoil(data)
     with pytest.raises(SourceError) as caught:
         ingest.run(data, ingest.one_by_one)
@@ -75,7 +75,7 @@ def test_with_skip_bad_the_others_are_ingested(data: DataConfig) -> None:
         report.check()
 
 
-def test_a_value_that_no_class_has_makes_the_job_fail_but_not_the_other_scenes(data: DataConfig) -> None:
+def test_a_value_of_no_class_fails_the_job_not_the_other_scenes(data: DataConfig) -> None:
     with rasterio.open(Path(data.source, "masks/g1_s1.tif"), "r+") as file:
         file.write(np.full((1, 320, 320), 77, np.uint8))
     report = ingest.run(data, ingest.one_by_one)

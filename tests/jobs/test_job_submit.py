@@ -17,8 +17,10 @@ import psutil
 import pytest
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from conftest import ROOT
 from patchstore import Store
+from support.configs import SEARCH_ARGUMENTS, TRAIN_ARGUMENTS
+from support.paths import ROOT
+from support.tracked import runs, statuses
 from swath import config as configuration
 from swath import recipes
 from swath.commands import paths
@@ -26,9 +28,6 @@ from swath.errors import ConfigError
 from swath.patches import planning
 from swath.splits import division
 from swath.tracking import mlflow_store
-from test_jobs import TINY
-from test_search_job import TINY as SEARCH
-from test_search_job import runs, statuses
 
 pytestmark = pytest.mark.timeout(600)
 Done = subprocess.CompletedProcess[str]
@@ -109,8 +108,8 @@ def epoch_megapixels(store: Store) -> float:
 @pytest.mark.slow
 def test_a_submitted_search_is_found_from_elsewhere(head: Head, store: Store, store_uri: str, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    result = head.submit("searches", "jobs/search.py", *SEARCH, "--data.store", store_uri, "--search.trials", 2,
-                         "--workdir", tmp_path, "--json")
+    result = head.submit("searches", "jobs/search.py", *SEARCH_ARGUMENTS, "--data.store", store_uri,
+                         "--search.trials", 2, "--workdir", tmp_path, "--json")
     assert result.returncode == 0, result.stdout + result.stderr
     assert head.details("searches").status == "SUCCEEDED"
     assert "mlflow ui --backend-store-uri" in result.stdout
@@ -147,8 +146,8 @@ def test_a_stopped_job_leaves_no_process_and_a_killed_run(head: Head, store_uri:
     def processes() -> list[int]:
         return [p.pid for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
-    head.submit("stopped", "jobs/train.py", "synthetic", "--data.store", store_uri, *TINY, "--train.megapixels", 1000,
-                "--workdir", tmp_path, options=("--no-wait",))
+    head.submit("stopped", "jobs/train.py", "synthetic", "--data.store", store_uri, *TRAIN_ARGUMENTS,
+                "--train.megapixels", 1000, "--workdir", tmp_path, options=("--no-wait",))
     while not (saved := list(tmp_path.glob("checkpoints/*/kpx*"))):
         assert head.details("stopped").status in ("PENDING", "RUNNING")
         time.sleep(0.2)

@@ -12,15 +12,10 @@ import rasterio
 import torch
 
 from patchstore.testing import scenes
+from support.commands import last_json, run_job
+from support.configs import TRAIN_ARGUMENTS
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
-TINY = ("--model.arch", "linknet", "--patches.size", 64, "--train.megapixels", 0.3, "--train.report-every", 0.15,
-        "--cluster.device", "cpu")
-
-
-def last_json(result: "subprocess.CompletedProcess[str]") -> dict:  # type: ignore[type-arg]
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +25,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(workdir: Path, store_uri: str) -> dict:  # type: ignore[type-arg]
-    from conftest import run_job
-
-    return last_json(run_job("train", "synthetic", "--data.store", store_uri, *TINY, "--workdir", workdir, "--json"))
+    return last_json(run_job("train", "synthetic", "--data.store", store_uri, *TRAIN_ARGUMENTS, "--workdir", workdir,
+                             "--json"))
 
 
 def test_ingest_reports_every_pixel(job: Job, dataset: Path, tmp_path: Path) -> None:
@@ -150,8 +144,8 @@ def test_settings_that_the_data_cannot_serve(job_here: Job, store_uri: str, opti
     _assert_refused(job_here("train", "synthetic", "--data.store", store_uri, *option, "--workdir", tmp_path), *parts)
 
 
-def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: Job, dataset: Path,
-                                                                      tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_refused_before_a_write(job_here: Job, dataset: Path,
+                                                          tmp_path: Path) -> None:
     source = copy_of(dataset, tmp_path)
     mask = sorted((source / "masks").iterdir())[0]
     _write(mask, np.zeros((1, 100, 100), np.uint8))
@@ -160,7 +154,7 @@ def test_a_mask_of_another_size_is_refused_before_anything_is_written(job_here: 
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_an_index_without_a_class_is_named_and_its_scene_stays_out(job_here: Job, dataset: Path, tmp_path: Path
+def test_an_index_without_a_class_is_named_and_its_scene_is_out(job_here: Job, dataset: Path, tmp_path: Path
                                                                        ) -> None:
     import patchstore
     from swath.distributed.connection import connected
@@ -208,8 +202,8 @@ def test_a_map_never_takes_the_place_of_its_source(job_here: Job, trained: dict,
         assert (tmp_path / source).read_bytes() == before
 
 
-def test_a_folder_that_is_no_store_and_a_store_of_another_version(job_here: Job, store_uri: str,
-                                                                  tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_and_one_of_another_version(job_here: Job, store_uri: str,
+                                                              tmp_path: Path) -> None:
     _assert_refused(job_here("train", "synthetic", "--data.store", tmp_path, "--workdir", tmp_path), str(tmp_path))
     other = Path(shutil.copytree(store_uri, tmp_path / "other.zarr"))
     root = json.loads((other / "zarr.json").read_text())

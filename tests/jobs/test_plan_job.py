@@ -1,6 +1,5 @@
 """jobs/plan.py as a user runs it, and the estimates behind it against the run that they speak of."""
 
-import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 from matplotlib import image as images
 
 from patchstore import Store
+from support.commands import last_json
 from swath import recipes
 from swath.config import Config
 from swath.experiments import forecast, pace
@@ -34,11 +34,6 @@ def small(**train: object) -> Config:
     return replace(config, patches=replace(config.patches, size=64, scales=(1.0, 2.0), combine="mixture"),
                    model=replace(config.model, arch="pspnet"),
                    train=replace(config.train, **train))  # type: ignore[arg-type]
-
-
-def last_json(result: "subprocess.CompletedProcess[str]") -> dict:  # type: ignore[type-arg]
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture

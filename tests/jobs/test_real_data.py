@@ -9,8 +9,8 @@ import rasterio
 import torch
 
 import patchstore
-from conftest import DATA
 from patchstore import SourceError
+from support.paths import DATA
 from swath import recipes
 from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 from swath.experiments import ingest

@@ -6,7 +6,6 @@ batches and lengths are small.
 """
 
 import csv
-import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 import patchstore
 from patchstore import ADAPTERS
 from patchstore.testing import scenes, write_scene
+from support.commands import last_json
+from support.rasters import write
 from swath import config as configuration
 from swath import recipes
 from swath.commands import named_recipes
@@ -30,7 +31,6 @@ from swath.experiments import experiment, ingest
 from swath.models import network
 from swath.tracking import mlflow_store
 from swath.tuning import space
-from test_ingest import write
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 PATCH, STRIDE, BATCH, STEPS = 32, 16, 2, 2
@@ -146,11 +146,6 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ingest's steps in this process: a cluster takes longer to start than these scenes to ingest."""
     monkeypatch.setattr(ray_ingest, "spread", lambda tasks, address: ingest.one_by_one(tasks))
-
-
-def last_json(result: "subprocess.CompletedProcess[str]") -> dict:  # type: ignore[type-arg]
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def test_every_recipe_is_looked_at_here() -> None:

@@ -8,35 +8,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
-from conftest import ROOT
-from swath.tracking import mlflow_store
+from support.configs import SEARCH_ARGUMENTS
+from support.paths import ROOT
+from support.tracked import runs, statuses
 
 pytestmark = pytest.mark.timeout(600)
-TINY = ("synthetic", "--patches.size", 64, "--train.epochs", 1.5, "--train.megapixels", 0, "--train.report-every", 0.1,
-        "--cluster.device", "cpu", "--search.megapixels", 0.2, "--search.space", "patches.scales=1|1,2",
-        "loss.dice=0..1")
-
-
-def runs(workdir: Path) -> dict[str, list[Run]]:
-    """All runs, by their role in the search."""
-    client = MlflowClient(mlflow_store.prepare(workdir).uri)
-    found: dict[str, list[Run]] = {}
-    for run in client.search_runs([e.experiment_id for e in client.search_experiments()]):
-        found.setdefault(run.data.tags["swath.role"], []).append(run)
-    return found
-
-
-def statuses(workdir: Path) -> dict[str, list[str]]:
-    """Their statuses."""
-    return {role: [run.info.status for run in some] for role, some in runs(workdir).items()}
 
 
 @pytest.mark.slow
-def test_a_stopped_search_leaves_no_process_and_no_run_that_claims_to_run(store_uri: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "jobs" / "search.py"), *map(str, TINY), "--data.store", store_uri,
+def test_a_stopped_search_leaves_no_process_and_no_running_run(store_uri: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "search.py"), *map(str, SEARCH_ARGUMENTS), "--data.store", store_uri,
                "--search.megapixels", "50", "--search.trials", "3", "--workdir", str(tmp_path)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)

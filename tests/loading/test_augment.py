@@ -123,7 +123,7 @@ def test_labels_stay_on_their_pixels(seed: int, size: int, bands: int, pipeline:
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_labels_keep_to_the_classes_that_were_there_and_follow_the_image(pipeline: str) -> None:
+def test_labels_keep_their_classes_and_follow_the_image(pipeline: str) -> None:
     """A fourth band, which no colour changes, holds the labels."""
     number = 60
     images_NBHW, labels_NHW = batch(number, bands=4, size=64)
@@ -166,7 +166,7 @@ def test_each_transform_draws_for_itself() -> None:
             assert ((moved_N == moved) & (changed_N == changed)).mean() > 0.04
 
 
-def test_the_order_of_the_bands_of_colour_does_not_matter_to_the_picture() -> None:
+def test_the_order_of_colour_bands_does_not_change_the_picture() -> None:
     images_NBHW, labels_NHW = batch(20)
     straight = varied(make("aerial"), (images_NBHW, labels_NHW), np.arange(20))
     turned = varied(make("aerial", rgb=(3, 2, 1)), (np.ascontiguousarray(images_NBHW[:, ::-1]), labels_NHW),
@@ -215,7 +215,9 @@ def test_arrays_that_would_not_be_written_are_refused() -> None:
 
 def test_importing_is_cheap_and_flips_need_no_library() -> None:
     """A process that only varies patches has no use for torch, which albumentations brings along."""
-    code = ("import sys, numpy as np; from swath.augment import Augment; from swath.config import AugmentConfig\n"
+    code = ("import sys, numpy as np\n"
+            "from swath.config import AugmentConfig\n"
+            "from swath.loading.augment import Augment\n"
             "loaded = lambda: [name for name in ('torch', 'albumentations', 'ray') if name in sys.modules]\n"
             "def vary(name):\n"
             "    a = Augment(AugmentConfig(pipeline=name), size=8, bands=3, dtype=np.dtype('uint8'))\n"

@@ -244,8 +244,8 @@ def test_batches_cross_to_the_gpu_unchanged(make: Callable[..., Loader]) -> None
         np.testing.assert_array_equal(one[1], other[1])
 
 
-def test_what_the_benchmarks_put_in_place_of_parts_fits_the_loader(make: Callable[..., Loader], store: Store) -> None:
-    from bench_parts import LibraryFlips, MemoryStore  # here: albumentations takes seconds to import
+def test_the_benchmarks_parts_fit_the_loader(make: Callable[..., Loader], store: Store) -> None:
+    from bench.bench_parts import LibraryFlips, MemoryStore  # here: albumentations takes seconds to import
 
     plan = make().plan
     memory = MemoryStore(store.uri, plan.windows(np.arange(30) % len(plan)), SIZE)

@@ -17,12 +17,12 @@ from rasterio.warp import transform as reproject
 
 import patchstore
 from patchstore import SourceError, Store, StoreError
+from support.georeferenced import CLASSES, CRS, GEO, HW, INDEX, PLACE, at, pixels_of, scene, square, write_polygons
+from support.rasters import write
 from swath.errors import DataError
 from swath.maps import inputs
 from swath.maps.inputs import Input
 from swath.prediction import streaming
-from test_ingest import write
-from test_inputs import CLASSES, CRS, GEO, HW, INDEX, PLACE, at, pixels_of, scene, square, write_polygons
 
 U8 = np.dtype("uint8")
 pytestmark = [pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),  # the rasters made here
@@ -75,7 +75,7 @@ def test_a_store_and_its_scenes_name_inputs(store: Store, dataset: Path) -> None
     assert file.valid((0, 5), (0, 9)) is None
 
 
-def test_a_file_and_its_scene_agree_on_what_is_real_and_on_an_area(tmp_path: Path) -> None:
+def test_a_file_and_its_scene_agree_on_valid_pixels_and_area(tmp_path: Path) -> None:
     image = pixels_of()
     image[:, 10:20, 30:] = 7
     path = write(tmp_path / "a.tif", image, nodata=7, **GEO)
@@ -168,7 +168,7 @@ def test_a_damaged_file_says_so_where_it_is_read(tmp_path: Path) -> None:
         damaged.read([(0, 0, 64), (40, 40, 64)], 64)
 
 
-def test_a_file_without_valid_pixels_a_crs_of_its_own_and_a_rotation_work(tmp_path: Path) -> None:
+def test_no_valid_pixels_an_own_crs_and_a_rotation_work(tmp_path: Path) -> None:
     own = rasterio.CRS.from_proj4("+proj=laea +lat_0=52.1 +lon_0=15.3 +ellps=GRS80 +units=m")
     turned = PLACE @ Affine.rotation(20)
     path = write(tmp_path / "a.tif", np.full((3, *HW), 7, np.uint8), nodata=7, crs=own, transform=turned)
@@ -228,7 +228,7 @@ def test_an_area_does_not_depend_on_how_rows_are_cut(tmp_path: Path, seed: int, 
     assert 0 <= cols[0] < cols[1] <= HW[1]
 
 
-def test_an_area_that_touches_nothing_is_none_and_one_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+def test_an_area_of_nothing_is_none_and_a_wrong_one_an_error(tmp_path: Path) -> None:
     [each] = find(write(tmp_path / "a.tif", pixels_of(), **GEO))
     edge = square(-10, 0, 10, 20)  # along the first row, and a triangle whose bounds alone meet the scene
     aside = shapely.Polygon(at((-50, 40), (40, -50), (-50, -50)))

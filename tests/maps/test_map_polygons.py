@@ -59,8 +59,8 @@ def test_burnt_again_they_are_the_map(tmp_path_factory, classes_HW, transform):
 
 @given(classes_HW=some_maps, transform=st.sampled_from([NORTH_UP, TURNED]), simplify_px=st.sampled_from([0.5, 1.5, 9]))
 @settings(max_examples=60, deadline=None)
-def test_simplified_neighbours_keep_one_border_and_the_map_its_outline(tmp_path_factory, classes_HW, transform,
-                                                                       simplify_px):
+def test_simplified_neighbours_keep_one_border_and_the_outline(tmp_path_factory, classes_HW, transform,
+                                                               simplify_px):
     table = polygons_of(tmp_path_factory.getbasetemp(), classes_HW, transform, simplify_px=simplify_px)
     shapes_P = np.array(table.geometry)
     assert shapely.is_valid(shapes_P).all()
@@ -111,7 +111,7 @@ def test_an_area_on_the_ellipsoid_is_the_geodesic_one(tmp_path, epsg, transform)
     ('LOCAL_CS["site",UNIT["metre",1]]', np.nan),
     (None, np.nan),
 ])
-def test_an_area_in_the_plane_is_that_of_its_pixels_where_metres_are_true(tmp_path, crs, pixel_m2):
+def test_an_area_is_that_of_its_pixels_where_metres_are_true(tmp_path, crs, pixel_m2):
     table = polygons_of(tmp_path, np.array([[0, 0, 1], [0, 255, 1]], np.uint8), crs=crs)
     np.testing.assert_allclose(table["area_m2"], [3 * pixel_m2, 2 * pixel_m2])
     assert table.columns.tolist() == ["class", "name", "pixels", "area_m2", "geometry"]
@@ -121,7 +121,7 @@ def test_an_area_in_the_plane_is_that_of_its_pixels_where_metres_are_true(tmp_pa
         assert rasterio.CRS.from_wkt(table.crs.to_wkt()) == rasterio.CRS.from_wkt(crs)
 
 
-def test_a_map_without_transform_has_polygons_in_pixels_and_no_crs(tmp_path):
+def test_a_map_without_transform_has_polygons_in_pixels(tmp_path):
     table = polygons_of(tmp_path, np.array([[0, 1]], np.uint8), None, UTM)
     assert table.crs is None
     assert table.total_bounds.tolist() == [0, 0, 2, 1]

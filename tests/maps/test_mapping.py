@@ -23,8 +23,8 @@ import rasterio.shutil
 import torch
 from shapely.geometry import box
 
-from conftest import ROOT
 from patchstore import PatchstoreError, RasterFile, Store
+from support.paths import ROOT
 from swath.config import Config, LossConfig, ModelConfig, PatchesConfig
 from swath.errors import ConfigError, DataError
 from swath.maps import apply, bands
@@ -253,14 +253,14 @@ def test_outputs_that_must_not_be_written_are_refused(model: Path, tmp_path: Pat
     ({"simplify_px": -1.0, "polygons": True}, r"simplify must be 0 or more"),
     ({"simplify_px": 2.0}, r"simplify must be 0 without --polygons"),
 ])
-def test_settings_that_make_no_sense_are_refused_before_anything_is_done(model: Path, scene: Path, tmp_path: Path,
-                                                                         rest: dict[str, Any], said: str) -> None:
+def test_senseless_settings_are_refused_before_anything_is_done(model: Path, scene: Path, tmp_path: Path,
+                                                                rest: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         apply.predict(request(model, scene, tmp_path / "map.tif", **rest))
     assert not list(tmp_path.iterdir())
 
 
-def test_no_file_is_written_twice_nor_in_place_of_a_part_of_a_scene(model: Path, tmp_path: Path) -> None:
+def test_no_file_is_written_twice_nor_over_a_part_of_a_scene(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a", "a_confidence"):
         write_scene(tmp_path / "in" / f"{name}.tif", (30, 30))
@@ -294,8 +294,8 @@ def test_scenes_without_a_place_have_maps_and_no_mosaic(model: Path, tmp_path: P
     assert any("no mosaic" in note for note in result.notes)
 
 
-def test_a_map_that_takes_the_place_of_another_leaves_none_of_its_files(model: Path, scene: Path, tmp_path: Path
-                                                                        ) -> None:
+def test_a_map_that_replaces_another_leaves_none_of_its_files(model: Path, scene: Path, tmp_path: Path
+                                                              ) -> None:
     first, = apply.predict(request(model, scene, tmp_path / "map.tif", confidence=True, polygons=True)).maps
     first.others["confidence"].unlink()
     again, = apply.predict(request(model, scene, tmp_path / "map.tif", confidence=True, polygons=True, resume=True,

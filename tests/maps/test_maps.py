@@ -81,7 +81,7 @@ def test_overviews_hold_the_most_frequent_class(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (513, 7), (512, 512)])
-def test_an_image_without_crs_gives_a_map_without_one_and_no_warning(tmp_path, shape):
+def test_an_image_without_crs_gives_a_map_without_one(tmp_path, shape):
     classes = np.random.default_rng(0).integers(0, 3, shape, np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -145,7 +145,7 @@ def interrupted(classes_HW):
     (lambda c: [(0, c.astype(np.int64))], DataError, "uint8"),
     (lambda c: [(0, np.full_like(c, 3))], DataError, "value 3 in rows 0 to 1299, but there are 3 classes"),
 ])
-def test_nothing_is_left_of_a_map_that_failed_and_an_earlier_one_stays(tmp_path, classes_HW, rows, error, said):
+def test_a_failed_map_leaves_nothing_and_an_earlier_one_stays(tmp_path, classes_HW, rows, error, said):
     path = tmp_path / "map.tif"
     path.write_bytes(b"earlier")
     with pytest.raises(error, match=said):
@@ -160,7 +160,7 @@ def test_nothing_is_left_of_a_map_that_failed_and_an_earlier_one_stays(tmp_path,
     ({"colours": COLOURS[:2]}, "2 colours"),
     ({"crs": "nonsense"}, "CRS is not WKT .*nonsense"),
 ])
-def test_what_cannot_be_a_map_is_said_before_any_row_is_asked_for(tmp_path, change, said):
+def test_an_impossible_map_is_refused_before_any_row_is_read(tmp_path, change, said):
     def never():
         pytest.fail("rows were asked for")
         yield

@@ -43,7 +43,7 @@ places = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 30), s
 
 @given(maps=st.lists(places, min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
-def test_its_pixels_are_the_maps_the_later_on_top_and_nodata_elsewhere(tmp_path_factory, maps):
+def test_its_pixels_are_the_maps_the_later_on_top(tmp_path_factory, maps):
     folder = tmp_path_factory.getbasetemp()
     finest = min(pixel for *_, pixel in maps)
     maps = [(*place, finest if pixel % finest else pixel) for *place, pixel in maps]  # pixels that lie on one grid

@@ -17,7 +17,7 @@ def build(encoder="resnet18", bands=3, seed=0, **parts):
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0", "vgg11", "tu-mobilenetv3_small_050", "tu-convnext_atto"])
-def test_scores_have_the_patches_size_and_every_weight_a_gradient(encoder):
+def test_scores_have_the_patch_size_and_weights_have_gradients(encoder):
     net = build(encoder, bands=5)
     logits = net(torch.randint(0, 256, (2, 1, 5, 64, 96), dtype=torch.uint8))
     assert logits.shape == (2, 4, 64, 96)

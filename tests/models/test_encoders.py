@@ -124,7 +124,7 @@ def test_exactly_what_has_a_gradient_requires_one(arch, encoder, norm):
     ("unet", "tu-maxvit_tiny_tf_224", 256, r"\(made for 224\) takes no patches of 256 pixels \(height"),
     ("dpt", "tu-beit_base_patch16_224", 256, r"\(made for 224\) takes no patches of 256 pixels \(Input height"),
     ("aspp_unet", "tu-botnet26t_256", 224, r"\(made for 256\) takes no patches of 224 pixels; choose")])
-def test_sizes_that_a_network_does_not_take_are_refused_without_building_it(arch, encoder, size, says):
+def test_wrong_sizes_are_refused_without_building_the_network(arch, encoder, size, says):
     config = ModelConfig(arch=arch, encoder=encoder)
     network.check(config)
     with pytest.raises(ConfigError, match=rf"^patches\.size: .*{says}"):
@@ -134,7 +134,7 @@ def test_sizes_that_a_network_does_not_take_are_refused_without_building_it(arch
 @pytest.mark.parametrize(("arch", "encoder"), [
     ("dpt", "tu-vit_small_patch16_dinov3"), ("unet", "tu-swin_tiny_patch4_window7_224"), ("segformer", "mit_b0"),
     ("dpt", "tu-deit_tiny_distilled_patch16_224")])
-def test_a_rehearsal_takes_any_size_that_the_network_takes_and_leaves_no_trace(arch, encoder):
+def test_a_rehearsal_takes_any_size_and_leaves_no_trace(arch, encoder):
     state = torch.random.get_rng_state()
     for size in (96, 200):
         network.check(ModelConfig(arch=arch, encoder=encoder, norm="group"), size)

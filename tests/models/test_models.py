@@ -65,7 +65,7 @@ def test_padding_reflects_and_needs_none_where_sides_fit():
     assert net.net.seen.shape == (1, 1, 64, 48)
 
 
-def test_pixels_are_normalised_and_a_band_of_one_value_is_harmless():
+def test_pixels_are_normalised_and_a_flat_band_is_harmless():
     images = pixels(2, 1, 3, 32, 32)
     net = build(SMALL, mean_B=[10, 20, 30], std_B=[1, 2, 0]).eval()
     plain = build(SMALL, mean_B=np.zeros(3), std_B=np.ones(3)).eval()
@@ -84,7 +84,7 @@ def test_pixels_are_normalised_and_a_band_of_one_value_is_harmless():
 
 @pytest.mark.parametrize("norm", ["group", "none"])
 @pytest.mark.parametrize(("arch", "encoder"), [*PAIRS[1:], ("pan", "tu-mobilenetv3_small_050")])
-def test_without_batch_normalisation_a_sample_does_not_see_its_batch(arch, encoder, norm):
+def test_without_batch_normalisation_samples_are_independent(arch, encoder, norm):
     net = build(ModelConfig(arch=arch, encoder=encoder, norm=norm))
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
     assert any(isinstance(m, nn.GroupNorm) for m in net.net.encoder.modules()) == (norm == "group")
@@ -107,7 +107,7 @@ def test_an_activation_inside_a_norm_is_kept():
         torch.testing.assert_close(affine(images), batch(images))
 
 
-def test_groups_have_two_channels_at_least_and_begin_with_the_norms_scale_and_shift():
+def test_groups_have_two_channels_and_begin_as_the_norm_did():
     for channels, groups in ((256, 32), (64, 32), (32, 16), (24, 8), (16, 8), (7, 1), (2, 1)):
         norm = nn.BatchNorm2d(channels)
         nn.init.normal_(norm.weight)
@@ -146,7 +146,7 @@ def test_weights_from_a_file(trained, tmp_path, suffix, prefix):
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
-def test_weights_of_either_kind_of_norm_fit_a_network_without_batch_normalisation(trained, tmp_path, norm):
+def test_weights_of_either_norm_fit_a_network_of_groups(trained, tmp_path, norm):
     config = replace(SMALL, norm=norm, weights=str(tmp_path / "weights.pt"))
     torch.save(trained.net.encoder.state_dict(), config.weights)
     net = build(config).eval()

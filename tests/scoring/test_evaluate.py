@@ -1,6 +1,5 @@
 """Models, folds and maps of other tools through the one score: what is recorded, what is refused, and the ledger."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from sklearn.metrics import confusion_matrix
 
 import patchstore
 from patchstore import Store
+from support.commands import last_json
+from support.drawn import keep_figures
 from swath import recipes
 from swath.config import (
     ClusterConfig,
@@ -86,11 +87,6 @@ def folds(store_uri: str, workdir: Path) -> list[str]:
         config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=fold))
         made.append(recorded(untrained(config, store, workdir / "folds" / f"f{fold}"), workdir))
     return made
-
-
-def last_json(done: Run) -> dict:  # type: ignore[type-arg, valid-type]
-    assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
-    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[attr-defined, no-any-return]
 
 
 def test_folds_are_pooled_and_every_group_is_scored_once(folds: list[str], workdir: Path, store: Store,
@@ -247,8 +243,10 @@ def test_a_map_that_covers_no_label_is_no_score(store: Store, dataset: Path, wor
 
 def test_nothing_is_drawn_for_nobody(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
-    monkeypatch.setattr(evaluation.worst, "draw", lambda *_: pytest.fail("drawn"))
+    kept = keep_figures(monkeypatch)
     assert evaluation.evaluate(str(model), Wanted(workdir=tmp_path, worst=4), device="cpu").picture is None
+    assert kept == []
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path: Path, job_here: Callable[..., Run]
@@ -309,13 +307,14 @@ def test_writers_at_once_lose_no_look(store: Store, workdir: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from swath import ledger, tracking
-from swath.protocol import Protocol
-location = tracking.prepare(Path(sys.argv[1]))
+from swath.experiments import looks
+from swath.scoring.protocol import Protocol
+from swath.tracking import mlflow_store
+location = mlflow_store.prepare(Path(sys.argv[1]))
 said = Protocol(split="test", cells="crowd", store="s", classes=(), ignored=(), boundary_px=3, overlap=0.5,
                 symmetries=1)
 for turn in range(3):
-    with ledger.look(location, said, f"{sys.argv[2]}-{turn}", "s") as entry:
+    with looks.look(location, said, f"{sys.argv[2]}-{turn}", "s") as entry:
         entry.log({"test/miou": 0.5}, 0.0)
 """
     writers = [subprocess.Popen([sys.executable, "-c", code, str(workdir), str(number)]) for number in range(3)]

@@ -16,12 +16,13 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as reproject
 
 import patchstore
-from conftest import DATA
 from patchstore import ClassInfo, MaskCoding, SceneSource, Store
 from patchstore.errors import SourceError
 from patchstore.sources.class_raster import span
 from patchstore.sources.grid import Grid
 from patchstore.sources.value_meanings import Header
+from support.paths import DATA
+from support.rasters import write
 from swath import recipes
 from swath.errors import ConfigError, DataError
 from swath.experiments import ingest
@@ -30,7 +31,6 @@ from swath.scoring import external_maps
 from swath.scoring.counting import NOTHING, Region
 from swath.scoring.external_files import Finder
 from swath.scoring.external_maps import Maps
-from test_ingest import write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 UTM = "EPSG:32634"
@@ -158,7 +158,7 @@ def test_regions_of_any_cut_are_those_of_the_whole(tmp_path: Path, scenes: Store
             np.testing.assert_array_equal(found, whole[there.scene[-1]][slice(*there.rows), slice(*there.cols)])
 
 
-def test_tiles_fill_what_earlier_ones_leave_and_their_disagreements_are_counted(tmp_path: Path, scenes: Store) -> None:
+def test_tiles_fill_gaps_and_disagreements_are_counted(tmp_path: Path, scenes: Store) -> None:
     tiles = {"t1": (0, 0), "t2": (20, 40), "t3": (-30, 80), "far": (0, 4000)}
     expected, differing = np.full(HW, NOTHING, np.uint8), 0
     for seed, (name, (row, col)) in enumerate(tiles.items()):
@@ -226,7 +226,7 @@ def test_tiles_of_another_date_are_not_taken(tmp_path: Path, scenes: Store) -> N
         opened(tmp_path, scenes)
 
 
-def test_a_scene_without_a_place_is_served_by_its_name_and_shape_alone(tmp_path: Path, scenes: Store) -> None:
+def test_a_scene_without_a_place_is_found_by_name_and_shape(tmp_path: Path, scenes: Store) -> None:
     values = classes_of()
     write(tmp_path / "d.png", values)
     np.testing.assert_array_equal(only(tmp_path, scenes, "d"), values)
@@ -263,7 +263,7 @@ def test_maps_of_scenes_outside_the_split_are_not_spoken_of(tmp_path: Path, scen
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from([UTM, "EPSG:32633", "EPSG:4326"]), st.floats(-200, 200),
                           st.floats(-200, 200), st.floats(0, 360), st.integers(1, 80)), min_size=1, max_size=6))
-def test_the_search_by_bounds_finds_what_a_look_at_every_file_finds(
+def test_a_search_by_bounds_finds_what_reading_all_files_finds(
         scenes: Store, files: list[tuple[str, float, float, float, int]]) -> None:
     scene = scenes.scenes["a"]
     grid = Grid.described("a", scene.shape, scene.crs, scene.transform)
@@ -392,7 +392,7 @@ def test_a_table_says_what_values_names_and_colours_are(tmp_path: Path, scenes: 
             only(path, scenes, **table)
 
 
-def test_a_nodata_that_is_a_class_too_is_nothing_and_that_is_said(tmp_path: Path, scenes: Store) -> None:
+def test_a_nodata_that_is_a_class_too_is_nothing_with_a_note(tmp_path: Path, scenes: Store) -> None:
     values = classes_of()
     path = write(tmp_path / "a.tif", values, nodata=0, **GEO)
     np.testing.assert_array_equal(only(path, scenes), np.where(values == 0, NOTHING, values))

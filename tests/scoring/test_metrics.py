@@ -98,7 +98,7 @@ def draw(generator, stratum_b, share_h):
                            for h, share in share_h.items()])
 
 
-def test_estimate_is_nearly_unbiased_and_its_interval_covers_the_truth():
+def test_estimate_is_unbiased_and_its_interval_covers_the_truth():
     counts_bKK, stratum_b = population(0)
     present = np.ones(4, bool)
     truth = metrics.mean_iou(counts_bKK.sum(0), present)
@@ -114,7 +114,7 @@ def test_estimate_is_nearly_unbiased_and_its_interval_covers_the_truth():
     assert 0.91 < np.mean(np.abs(error) < 1.96 * se) < 0.98
 
 
-def test_standard_error_is_the_formula_with_residuals_by_differentiation():
+def test_standard_error_is_the_formula_by_differentiation():
     """A block's linearised residual is the slope of the mean IoU against that block's weight."""
     counts_bKK, stratum_b = population(7)
     present = np.array([True, False, True, True])

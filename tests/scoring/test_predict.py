@@ -175,7 +175,7 @@ def test_a_coarse_scale_is_blended_in_its_own_pixels():
     np.testing.assert_allclose(scores[0], expected[0, 0, :shape[0], :shape[1]], rtol=1e-5, atol=1e-4)
 
 
-def test_a_batch_goes_on_in_the_next_part_of_a_lot_but_not_in_the_next_lot():
+def test_a_batch_goes_on_in_the_next_part_not_the_next_lot():
     readers = [ArrayReader(scene(shape, seed=n)) for n, shape in enumerate([(20, 9), (8, 8), (30, 11)])]
     parts = [part(reader, size=8, scales=(1,), overlap=0) for reader in readers]
     sizes = []
@@ -215,7 +215,7 @@ def test_several_scales_can_be_seen_at_once():
     np.testing.assert_allclose(scores, expected, atol=1e-3)
 
 
-def test_windows_of_a_thousand_pixels_at_three_scales_over_a_photograph_from_a_drone():
+def test_windows_of_1000_px_at_three_scales_over_a_drone_photo():
     """6,000 x 4,000 px, windows of 1,000, 2,000 and 4,000 px of ground as patches of 512, half overlapping."""
     shape, scales = (4000, 6000), tuple(1000 * scale / 512 for scale in (1, 2, 4))
     of = part(Ground(shape), size=512, scales=scales, overlap=0.5)
@@ -414,7 +414,7 @@ def test_a_network_gives_its_logits(arithmetic, tolerance):
     np.testing.assert_allclose(logits, expected, atol=tolerance)
 
 
-def test_the_arithmetic_and_the_batch_follow_from_device_and_size():
+def test_arithmetic_and_batch_follow_from_device_and_size():
     assert [precision(wanted, torch.device("cpu")) for wanted in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     assert [batch_size(size) for size in (128, 256, 1024, 4096)] == [64, 16, 1, 1]
 

@@ -73,7 +73,7 @@ def maps(draw: st.DrawFn) -> tuple[Bytes, Bytes, list[int]]:
 
 @settings(deadline=None, max_examples=150)
 @given(maps(), st.integers(1, 4))
-def test_boundary_pixels_are_those_of_a_plain_loop_however_rows_are_cut(
+def test_boundary_pixels_are_a_plain_loops_however_rows_are_cut(
         given_maps: tuple[Bytes, Bytes, list[int]], distance: int) -> None:
     labels, predictions, heights = given_maps
     counts = BoundaryCounts(classes=K, ignore=IGNORE, distance=distance, width=labels.shape[1])
@@ -99,8 +99,8 @@ def test_boundary_iou_by_hand() -> None:
 
 
 @given(maps())
-def test_counts_are_scikit_learns_and_what_is_uncovered_stands_apart(given_maps: tuple[Bytes, Bytes, list[int]]
-                                                                     ) -> None:
+def test_counts_are_scikit_learns_and_uncovered_stands_apart(given_maps: tuple[Bytes, Bytes, list[int]]
+                                                             ) -> None:
     labels, predictions, _ = given_maps
     counts_KP = metrics.tally(labels, predictions, K, IGNORE)
     valid = labels != IGNORE
@@ -167,7 +167,7 @@ def eroded(values: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
                                   for r in range(2 * distance + 1) for c in range(2 * distance + 1)])
 
 
-def test_the_labels_themselves_score_one_and_another_scenes_bring_chance(store: Store, split: division.Split) -> None:
+def test_own_labels_score_one_and_another_scenes_bring_chance(store: Store, split: division.Split) -> None:
     right = counting.evaluate(store, split, "val", source_of(store, lambda _, labels: labels), CONFIG)
     assert right.miou == right.boundary_miou == right.accuracy == 1
     names = sorted(store.scenes)

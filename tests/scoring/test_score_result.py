@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from io import StringIO
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console, RenderableType
 
 from patchstore import CELL
+from support.paper_store import PaperStore, scene
 from swath.config import Config, PatchesConfig, ScoreConfig
 from swath.errors import DataError
 from swath.report.score_tables import groups_table, score_table
@@ -125,7 +125,7 @@ def test_what_is_left_out_wholly_is_in_no_mean() -> None:
     assert json.loads(json.dumps(nothing.to_json(), allow_nan=False))["miou_by_area"] is None
 
 
-def test_tables_count_in_plain_words_and_put_what_has_no_score_last() -> None:
+def test_tables_put_what_has_no_score_last() -> None:
     counts = random_counts(3)
     counts[0] = 0
     found = score_of(counts, groups=list("abc"))
@@ -214,7 +214,7 @@ SIDE, SCENES, K = 2048, 16, 4
 
 
 @pytest.fixture(scope="module")
-def population() -> tuple[SimpleNamespace, Split, dict[str, NDArray[np.int64]]]:
+def population() -> tuple[PaperStore, Split, dict[str, NDArray[np.int64]]]:
     """A store without pixels: scenes of 64 blocks, some classes in few of them, with the counts of a predictor that
     finds some ground harder than other, scenes and blocks alike."""
     generator = np.random.default_rng(12)
@@ -231,13 +231,12 @@ def population() -> tuple[SimpleNamespace, Split, dict[str, NDArray[np.int64]]]:
         confusions[f"s{number}"] = generator.multinomial(labels_bK * each**2, p / p.sum(-1, keepdims=True))
         grid = labels_bK.reshape(cells // each, cells // each, K)
         counts[f"s{number}"] = grid.repeat(each, axis=0).repeat(each, axis=1)
-    store = SimpleNamespace(counts=counts.__getitem__, classes=range(K),
-                            scenes={name: SimpleNamespace(shape=(SIDE, SIDE)) for name in counts})
+    store = PaperStore([scene(name, (SIDE, SIDE)) for name in counts], cells=counts, names=tuple("abcd"))
     return store, Split(labels={name: np.ones((cells, cells), np.uint8) for name in counts}), confusions
 
 
 def test_the_samples_estimate_is_unbiased_and_its_error_honest(
-        population: tuple[SimpleNamespace, Split, dict[str, NDArray[np.int64]]]) -> None:
+        population: tuple[PaperStore, Split, dict[str, NDArray[np.int64]]]) -> None:
     store, split, confusions = population
     present = np.ones(K, bool)
     truth = metrics.mean_iou(sum(of.sum(axis=0) for of in confusions.values()), present)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from itertools import product
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
-import paper
 from patchstore import Store, Window
+from support import paper_store
 from swath import recipes
+from swath.config import Config, PatchesConfig
 from swath.patches import planning
 from swath.patches.planning import PatchPlan
 from swath.report import plan_tables
@@ -62,7 +63,7 @@ def test_it_is_what_patches_read_from_the_store_give(store: Store, size: int, sc
     assert found.whole
 
 
-def test_at_full_resolution_nothing_is_lost_and_less_at_each_coarser_scale(store: Store) -> None:
+def test_nothing_is_lost_at_scale_1_and_more_at_each_coarser(store: Store) -> None:
     split, plan = planned(store, 32, 1.0, 2.0, 4.0, 8.0)
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=1e9)
     means = [found.mean(scale) for scale in range(4)]
@@ -86,8 +87,13 @@ def test_a_bound_takes_blocks_from_all_of_the_split(store: Store, monkeypatch: p
     monkeypatch.setattr(ceiling, "BLOCK", 64)
     split, plan = planned(store, 32, 2.0)
     read: list[tuple[str, int]] = []
-    monkeypatch.setattr(ceiling, "labels_of", lambda store, scene, cells, rows, cols: read.append((scene, rows[0]))
-                        or counting.labels_of(store, scene, cells, rows, cols))
+    region = store.region
+
+    def noting(scene: str, array: str, rows: tuple[int, int], *rest: Any) -> NDArray[Any]:
+        read.append((scene, rows[0]))
+        return region(scene, array, rows, *rest)
+
+    monkeypatch.setattr(store, "region", noting)
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=10 * 64 * 64 / 1e6)
     assert found.megapixels == pytest.approx(10 * 64 * 64 / 1e6)
     assert found.of_megapixels == pytest.approx(2 * 320 * 320 / 1e6)
@@ -100,13 +106,9 @@ def test_a_sample_is_of_labelled_ground_and_says_what_it_lacks(monkeypatch: pyte
     """One scene, three blocks: without labels, of class 0, and of class 1."""
     monkeypatch.setattr(ceiling, "BLOCK", 64)
     labels_HW = np.repeat([[IGNORE, 0, 1]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)
-    store = paper.PaperStore([paper.scene("s", labels_HW.shape)], {"s": labels_HW}, names=("a", "b"))
-    store.ignore = IGNORE  # type: ignore[attr-defined]
+    store = paper_store.PaperStore([paper_store.scene("s", labels_HW.shape)], {"s": labels_HW}, names=("a", "b"))
     split = Split(labels={"s": np.ones((1, 3), np.uint8)})
-    monkeypatch.setattr(ceiling, "labels_of", lambda _, scene, cells, rows, cols: labels_HW[slice(*rows), slice(*cols)])
-    monkeypatch.setattr(ceiling, "_brought_back", lambda _, block, *sides: labels_HW[
-        slice(*block.rows), slice(*block.cols)])
-    plan = SimpleNamespace(placement_scales=(1.0,), scenes=("s",), side_SC=np.array([[64]]), size=64)
+    plan = planning.plan(store, Config(patches=PatchesConfig(size=64)), "val", labels=split)  # type: ignore[arg-type]
     found = ceiling.ceiling(store, split, "val", plan, most_megapixels=64 * 64 / 1e6)  # type: ignore[arg-type]
     assert found.of_megapixels == 2 * found.megapixels == 2 * 64 * 64 / 1e6
     assert sorted(found.iou(0).values(), key=str) == [1.0, None]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 import patchstore
-from conftest import DATA
-from paper import PaperStore, scene
 from patchstore import CELL, ClassInfo, SceneSource, Store
 from patchstore.testing import scenes
+from support.paper_store import PaperStore, scene
+from support.paths import DATA
 from swath.config import Config, PatchesConfig, SplitConfig
 from swath.patches import certificate, planning
 from swath.splits import autocorrelation, division
@@ -143,7 +143,7 @@ def test_the_nearest_is_the_nearest_in_metres() -> None:
     assert (pair.distance, pair.distance_px, pair.unit) == (64, 64, "m")
 
 
-def test_two_texts_of_one_crs_are_one_frame_and_two_systems_are_said() -> None:
+def test_two_texts_of_one_crs_are_one_frame() -> None:
     old, new = CRS.from_epsg(32634).to_wkt(), CRS.from_epsg(32634).to_wkt(version="WKT2_2019")
     assert old != new
     here = {"transform": (1, 0, 0, 0, -1, 256)}
@@ -159,7 +159,7 @@ def test_two_texts_of_one_crs_are_one_frame_and_two_systems_are_said() -> None:
                                         "only content is compared"]
 
 
-def test_scenes_of_a_group_without_a_place_are_said_to_be_taken_for_one_ground() -> None:
+def test_a_group_without_a_place_is_taken_for_one_ground() -> None:
     said = "scenes of group g without a CRS and a place in the group are taken to show the same ground"
     for origin, expected in (((0, 0), True), ((0, 512), False)):
         store = PaperStore([scene("a", (256, 256), group="g"), scene("b", (256, 256), group="g", origin=origin)])
@@ -184,7 +184,7 @@ def test_independent_water_is_not_taken_for_a_copy() -> None:
     assert {pair.same_px for pair in certified.pairs.values()} == {0}
 
 
-def test_the_trained_cells_of_a_scene_under_two_names_are_those_of_both() -> None:
+def test_trained_cells_of_a_scene_of_two_names_are_those_of_both() -> None:
     """Else a half that was trained on under the one name could be scored under the other."""
     here = scene("a", (128, 128))
     store = PaperStore([here, replace(here, name="b"), scene("c", (128, 128))])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paper import PaperStore, scene
 from patchstore import CELL, Scene
+from support.paper_store import PaperStore, scene
 from swath.patches.certificate import Certificate, Pair, certify
 from swath.splits import autocorrelation, division
 

@@ -69,8 +69,8 @@ def blocks() -> SplitConfig:
 
 
 @pytest.mark.parametrize("foreign", ["exclude", "ignore"])
-def test_a_plan_s_patches_have_one_centre_and_keep_to_their_split(store: Store, blocks: SplitConfig, foreign: str
-                                                                  ) -> None:
+def test_a_plans_patches_have_one_centre_and_keep_to_their_split(store: Store, blocks: SplitConfig, foreign: str
+                                                                 ) -> None:
     config = Config(patches=replace(CONCENTRIC, foreign=foreign), split=blocks)  # type: ignore[arg-type]
     split = division.divide(store, blocks)
     plan = planning.plan(store, config, "train", labels=split)
@@ -117,8 +117,8 @@ def test_a_plan_without_room_for_the_ground_around_says_so(store: Store) -> None
 
 
 @pytest.mark.parametrize("foreign", ["exclude", "ignore"])
-def test_a_batch_has_the_stores_pixels_at_every_scale_whoever_reads_them(store: Store, blocks: SplitConfig,
-                                                                         foreign: str) -> None:
+def test_a_batch_has_the_stores_pixels_at_every_scale(store: Store, blocks: SplitConfig,
+                                                      foreign: str) -> None:
     plan = planning.plan(store, Config(patches=replace(CONCENTRIC, foreign=foreign),  # type: ignore[arg-type]
                                       split=blocks), "train")
     loaders = [Loader(store=store, plan=plan, batch=12, seed=3, rank=0, world_size=1, augment=None, readers=readers)
@@ -176,7 +176,7 @@ def test_all_scales_show_the_same_ground_after_they_were_varied(pipeline: str) -
     assert ((labels_NHW == 255).any()) == (pipeline in ("aerial", "landcover_ai"))
 
 
-def test_colours_change_alike_at_every_scale_and_distortions_are_refused() -> None:
+def test_colours_change_alike_and_distortions_are_refused() -> None:
     size = 32
     augment = Augment(AugmentConfig(pipeline="aerial"), size=size, bands=3, dtype=np.dtype("uint8"), scales=(1.0, 4.0))
     images_NSBHW = np.tile(np.array([120, 90, 60], np.uint8)[:, None, None], (30, 2, 1, size, size))

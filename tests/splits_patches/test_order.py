@@ -73,8 +73,8 @@ def test_every_window_of_scenes_is_drawn_once_an_epoch(size: int, stride: int, s
 
 @settings(deadline=None, max_examples=25)
 @given(start=st.integers(0, 400), workers=st.sampled_from(WORKERS), resumed=st.sampled_from(WORKERS))
-def test_batches_do_not_depend_on_the_workers_nor_on_where_a_run_resumes(start: int, workers: int, resumed: int
-                                                                        ) -> None:
+def test_batches_depend_on_neither_workers_nor_resumption(start: int, workers: int, resumed: int
+                                                         ) -> None:
     plan = grid_plan(side=2048, scenes=2)
 
     def run(first: int, last: int, world_size: int) -> list[int]:
@@ -157,7 +157,7 @@ def test_few_chunks_are_decoded_twice(size: int, stride: int, scales: tuple[floa
     assert missed / wanted <= most
 
 
-def test_squares_are_small_where_windows_overlap_and_wide_where_edges_cost() -> None:
+def test_squares_are_small_at_overlaps_and_wide_where_edges_cost() -> None:
     assert ordering.reach(grid_plan(size=256, stride=128), 16) == 512
     assert ordering.reach(grid_plan(size=256, stride=256), 16) == 512
     assert ordering.reach(grid_plan(size=200, stride=200, side=8192), 16) == 2048

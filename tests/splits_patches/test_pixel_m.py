@@ -1,7 +1,6 @@
 """Scales in metres: scenes of two pixel sizes are planned, read, scored and mapped at one resolution of the ground."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +11,12 @@ from numpy.typing import NDArray
 import patchstore
 from patchstore import Store
 from patchstore.testing import CLASSES
-from swath.config import Config, PatchesConfig
+from support.rasters import write
+from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 from swath.errors import DataError
-from swath.maps import apply, predict_bands
-from swath.models import checkpoint
+from swath.maps import apply
+from swath.models import checkpoint, network
+from swath.models.checkpoint import Card
 from swath.patches import planning
 from swath.prediction import readers
 from swath.scoring import counting
@@ -34,13 +35,6 @@ def landscape(pixel_m: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return np.stack([mask * 50] * 3), mask
 
 
-def write(path: Path, pixels_BHW: NDArray[np.uint8], pixel_m: float, crs: str | None = "EPSG:32634") -> None:
-    with rasterio.open(path, "w", driver="GTiff", count=len(pixels_BHW), dtype="uint8", crs=crs,
-                       height=pixels_BHW.shape[1], width=pixels_BHW.shape[2],
-                       transform=rasterio.Affine(pixel_m, 0, 5e5, 0, -pixel_m, 5.8e6)) as file:
-        file.write(pixels_BHW)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of a fine and a coarse scene of one landscape, and their files."""
@@ -49,11 +43,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uri = patchstore.create(folder / "s.zarr", dtype="uint8", bands=3, classes=classes, chunk=64, shard=128)
     for name, pixel_m in (("fine", 0.5), ("coarse", 1.0)):
         image, mask = landscape(pixel_m)
-        write(folder / f"{name}.tif", image, pixel_m)
-        write(folder / f"{name}_mask.tif", mask[None], pixel_m)
+        geo = {"crs": "EPSG:32634", "transform": rasterio.Affine(pixel_m, 0, 5e5, 0, -pixel_m, 5.8e6)}
+        write(folder / f"{name}.tif", image, **geo)
+        write(folder / f"{name}_mask.tif", mask, **geo)
         patchstore.ingest_scene(uri, patchstore.SceneSource(
             name=name, image=folder / f"{name}.tif", mask=folder / f"{name}_mask.tif", group=name))
-    write(folder / "nowhere.tif", landscape(1.0)[0], 1.0, crs="EPSG:3857")  # metres that are none on the ground
+    write(folder / "nowhere.tif", landscape(1.0)[0], crs="EPSG:3857",  # metres that are none on the ground
+          transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5.8e6))
     return folder
 
 
@@ -96,7 +92,7 @@ def test_scales_multiply_the_metres(store: Store) -> None:
     assert plan_of(store, config).side_SC.tolist() == [[8, 32], [16, 64]]  # coarse, fine
 
 
-def test_scenes_without_metres_and_factors_out_of_reach_are_refused(store: Store) -> None:
+def test_scenes_without_metres_and_far_factors_are_refused(store: Store) -> None:
     with pytest.raises(DataError, match=r"scene coarse: at scale 1 of patches.pixel_m 0.1 a patch pixel spans 0.1 of "
                                         r"its pixels; choose scales at which it is from 1/8 to 64"):
         plan_of(store, PatchesConfig(size=32, pixel_m=0.1))
@@ -138,18 +134,19 @@ def test_whole_scenes_are_scored_at_the_models_metres(store: Store, monkeypatch:
 
 
 def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = SimpleNamespace(bands=3, dtype="uint8", classes=tuple("abcde"), colours=((0, 0, 0),) * 5, ignore=255)
-    config = Config(patches=PatchesConfig(size=32, pixel_m=0.5))
-    (tmp_path / "manifest.json").write_text("{}")
-    monkeypatch.setattr(checkpoint, "load", lambda *_: SimpleNamespace(config=config, card=card))
-    monkeypatch.setattr(predict_bands, "load", lambda model: predict_bands.Predictor(
-        model=model, card=card, patches=config.patches, target="softmax", forward=brightness,
-        device=torch.device("cpu")))
+    card = Card(store="", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"), colours=((0, 0, 0),) * 5,
+                ignore=255)
+    config = Config(patches=PatchesConfig(size=32, pixel_m=0.5),
+                    model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050"))
+    net = network.build(config.model, bands=3, classes=5, mean_B=np.zeros(3), std_B=np.ones(3))
+    (model := tmp_path / "model").mkdir()
+    checkpoint.save(model, {"net": net.state_dict()}, config, card)
+    monkeypatch.setattr(network.Net, "forward", lambda _, images_NSBss: brightness(images_NSBss))
     sides = sides_read(monkeypatch, patchstore.RasterFile)
 
     def predict_map(source: str) -> None:
-        apply.predict(apply.Request(run=str(tmp_path), source=str(folder / source), output=tmp_path / "map.tif",
-                                    workdir=tmp_path))
+        apply.predict(apply.Request(run=str(model), source=str(folder / source), output=tmp_path / "map.tif",
+                                    workdir=tmp_path, cluster=ClusterConfig(device="cpu")))
 
     predict_map("coarse.tif")
     assert sides == {16}

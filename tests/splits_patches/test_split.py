@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paper import PaperStore, scene
 from patchstore import CELL, Store
+from support.paper_store import PaperStore, scene
 from swath.commands import command_line
 from swath.config import Config, SplitConfig
 from swath.errors import ConfigError, DataError
@@ -225,8 +225,8 @@ def miss(pixels_UK: NDArray[np.int64], shares_P: NDArray[np.float64], parts_U: N
 
 @settings(deadline=None, max_examples=40)
 @given(units=st.integers(3, 60), classes=st.integers(1, 5), parts=st.integers(1, 3), seed=st.integers(0, 99))
-def test_apportion_is_never_worse_than_a_draw_and_leaves_no_part_empty(units: int, classes: int, parts: int, seed: int
-                                                                       ) -> None:
+def test_apportion_beats_a_draw_and_leaves_no_part_empty(units: int, classes: int, parts: int, seed: int
+                                                         ) -> None:
     generator = np.random.default_rng(seed)
     pixels_UK = generator.integers(0, 1000, (units, classes)) * (generator.random((units, classes)) < 0.4)
     pixels_UK[:3, 0] += 1  # at least three have labels

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchstore
-from conftest import DATA
 from patchstore import Found, SourceError
 from patchstore.sources.class_table import read_table
 from patchstore.sources.pairing import _wild
+from support.paths import DATA
+from support.rasters import random_image, write
 from swath.config import DataConfig
-from test_ingest import random_image, write
 
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real imagery at {DATA}; $SWATH_DATA names its folder")
 

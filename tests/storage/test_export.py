@@ -154,7 +154,7 @@ def test_a_window_opens_at_its_place(tmp_path: Path, given_store: Store, data: s
     ({"array": "valid"}, ValueError, "image or mask"),
     ({}, OutputError, "there.tif: exists already; give another name, or overwrite it"),
 ])
-def test_what_cannot_be_exported_is_said_and_leaves_what_was_there(
+def test_a_failed_export_is_said_and_leaves_the_earlier_file(
         tmp_path: Path, given_store: Store, change: dict[str, object], error: type[Exception], said: str) -> None:
     path = tmp_path / "there.tif"
     path.write_bytes(b"earlier")

@@ -16,34 +16,11 @@ import patchstore
 from patchstore import ClassInfo, MaskCoding, SceneSource, SourceError, StoreError
 from patchstore.format import locations
 from patchstore.upkeep import versions as upkeep
+from support.rasters import random_image, random_mask, write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 BLACK = (0, 0, 0)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # the rasters made here
-
-
-def write(path: Path, pixels: np.ndarray, palette: dict[int, tuple[int, ...]] | None = None, **profile: object) -> Path:
-    """A raster of (H, W) or (B, H, W), its format by the ending; `palette`: index -> colour."""
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    driver = {".tif": "GTiff", ".png": "PNG", ".jpg": "JPEG"}[path.suffix]
-    count, height, width = pixels.shape
-    with rasterio.open(path, "w", driver=driver, count=count, height=height, width=width, dtype=pixels.dtype, **profile
-                       ) as file:
-        file.write(pixels)
-        if palette:
-            file.write_colormap(1, palette)
-    return path
-
-
-def random_mask(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Indices 0, 1, 2 in small squares."""
-    coarse = np.random.default_rng(seed).integers(0, 3, tuple(-(-n // 7) for n in shape), np.uint8)
-    return np.ascontiguousarray(coarse.repeat(7, 0).repeat(7, 1)[:shape[0], :shape[1]])
-
-
-def random_image(shape: tuple[int, int], bands: int = 3, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (bands, *shape), np.uint8)
 
 
 def colours(mask: np.ndarray) -> np.ndarray:
@@ -227,7 +204,7 @@ def test_a_source_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     assert patchstore.open(uri).scenes == {}
 
 
-def test_a_scene_that_is_removed_while_it_is_written_does_not_appear(tmp_path: Path) -> None:
+def test_a_scene_removed_while_it_is_written_does_not_appear(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
 
@@ -241,7 +218,7 @@ def test_a_scene_that_is_removed_while_it_is_written_does_not_appear(tmp_path: P
     assert patchstore.open(uri).scenes == {}
 
 
-def test_declaring_a_value_that_a_scene_does_not_have_changes_nothing(tmp_path: Path) -> None:
+def test_declaring_a_value_that_a_scene_lacks_changes_nothing(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((90, 80))),
                          mask=write(tmp_path / "m.tif", random_mask((90, 80))), group="a")
@@ -250,7 +227,7 @@ def test_declaring_a_value_that_a_scene_does_not_have_changes_nothing(tmp_path: 
         assert patchstore.ingest_scene(uri, source, MaskCoding(classes=CLASSES, **more)).skipped  # type: ignore[arg-type]
 
 
-def test_damaged_attributes_and_manifests_are_mended_by_another_ingest(tmp_path: Path) -> None:
+def test_damaged_attributes_are_mended_by_another_ingest(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
     patchstore.ingest_scene(uri, source)

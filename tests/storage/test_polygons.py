@@ -15,7 +15,7 @@ from rasterio.warp import transform as reproject
 import patchstore
 from patchstore import MaskCoding, SceneReader, SourceError
 from patchstore.sources import vector
-from test_inputs import (
+from support.georeferenced import (
     CLASSES,
     CRS,
     GEO,
@@ -29,9 +29,9 @@ from test_inputs import (
     pixels_of,
     scene,
     square,
-    write,
     write_polygons,
 )
+from support.rasters import write
 
 POLYGONS = MaskCoding(kind="polygons", classes=CLASSES, attribute="kind")
 pytestmark = [pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),  # the rasters made here

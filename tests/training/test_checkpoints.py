@@ -226,8 +226,8 @@ class CutAtTheEnd(LocalContext):
         super().report(metrics, checkpoint)
 
 
-def test_a_run_that_is_cut_while_the_whole_is_scored_has_only_that_to_do(whole: loop.Run, store: Store, tmp_path: Path
-                                                                         ) -> None:
+def test_a_run_cut_during_its_last_score_has_only_that_to_do(whole: loop.Run, store: Store, tmp_path: Path
+                                                             ) -> None:
     with pytest.raises(KeyboardInterrupt):
         loop.fit(TINY, store, CutAtTheEnd(tmp_path, torch.device("cpu")))
     newest = checkpoint_files.newest(tmp_path)

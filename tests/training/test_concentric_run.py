@@ -16,10 +16,10 @@ from sklearn.metrics import confusion_matrix
 
 import patchstore
 from patchstore import ClassInfo, SceneSource, Store
+from support.configs import CONCENTRIC
 from swath.config import (
     AugmentConfig,
     ClusterConfig,
-    Config,
     LossConfig,
     ModelConfig,
     PatchesConfig,
@@ -38,21 +38,11 @@ from swath.training import loop
 from swath.training.context import LocalContext
 from swath.tuning import space
 
-TINY = Config(
-    patches=PatchesConfig(size=64, scales=(1.0, 3.0), combine="concentric"),
-    augment=AugmentConfig(pipeline="aerial"),
-    model=ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group"),
-    loss=LossConfig(cross_entropy=1, dice=1),
-    train=TrainConfig(megapixels=0.13, batch=4, micro_batch=4, report_every=0.06, keep=5, ema=0.05),
-    score=ScoreConfig(overlap=0),
-    cluster=ClusterConfig(readers=0),
-)
-
 
 @pytest.fixture(scope="module")
 def finished(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
-    return loop.fit(TINY, patchstore.open(store_uri), LocalContext(tmp_path_factory.mktemp("run"), torch.device("cpu"),
-                                                                   keep=5))
+    context = LocalContext(tmp_path_factory.mktemp("run"), torch.device("cpu"), keep=5)
+    return loop.fit(CONCENTRIC, patchstore.open(store_uri), context)
 
 
 def test_a_run_counts_all_its_scales(finished: loop.Run) -> None:
@@ -66,7 +56,7 @@ def test_a_run_counts_all_its_scales(finished: loop.Run) -> None:
 def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_path: Path) -> None:
     assert finished.checkpoint is not None
     half = sorted(finished.checkpoint.parent.glob("*/"))[0]
-    resumed = loop.fit(TINY, store, LocalContext(tmp_path, torch.device("cpu"), resume=half))
+    resumed = loop.fit(CONCENTRIC, store, LocalContext(tmp_path, torch.device("cpu"), resume=half))
     assert resumed.history[0]["step"] == 2
     np.testing.assert_array_equal(resumed.counts_RKQ, finished.counts_RKQ)
     assert resumed.metrics["val/loss"] == finished.metrics["val/loss"]
@@ -74,17 +64,17 @@ def test_a_resumed_run_is_the_same_run(finished: loop.Run, store: Store, tmp_pat
 
 def test_a_written_map_recomputed_is_the_run_s_score(finished: loop.Run, store: Store, dataset: Path, tmp_path: Path
                                                      ) -> None:
-    split = division.divide(store, TINY.split)
+    split = division.divide(store, CONCENTRIC.split)
     labels, mapped = [], []
     for name, _ in split.scenes("val"):
         apply.predict(apply.Request(run=str(finished.checkpoint), source=str(dataset / "images" / f"{name}.tif"),
-                                    workdir=tmp_path, output=tmp_path / f"{name}.tif", overlap=TINY.score.overlap,
+                                    workdir=tmp_path, output=tmp_path / f"{name}.tif", overlap=CONCENTRIC.score.overlap,
                                     cluster=ClusterConfig(device="cpu")))
         for folder, to in ((dataset / "masks", labels), (tmp_path, mapped)):
             with rasterio.open(folder / f"{name}.tif") as file:
                 to.append(file.read(1).ravel())
     counts_KK = confusion_matrix(np.concatenate(labels), np.concatenate(mapped), labels=range(len(store.classes)))
-    found = counting.score_of(store, split, "val", TINY, finished.counts_RKQ)  # type: ignore[arg-type]
+    found = counting.score_of(store, split, "val", CONCENTRIC, finished.counts_RKQ)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found.confusion, counts_KK)
     union_K = counts_KK.sum(0) + counts_KK.sum(1) - counts_KK.diagonal()
     present_K = counts_KK.sum(1) > 0
@@ -103,9 +93,9 @@ def test_the_ground_around_a_patch_changes_what_is_said_of_it(finished: loop.Run
 
 def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_SECONDS", 0.0)
-    split = division.divide(store, TINY.split)
-    plans = {name: planning.plan(store, TINY, name, labels=split) for name in ("train", "val")}  # type: ignore[arg-type]
-    work = forecast.work(store, split, TINY, plans["train"], plans["val"])
+    split = division.divide(store, CONCENTRIC.split)
+    plans = {name: planning.plan(store, CONCENTRIC, name, labels=split) for name in ("train", "val")}  # type: ignore[arg-type]
+    work = forecast.work(store, split, CONCENTRIC, plans["train"], plans["val"])
     assert (work.steps, work.reports) == (4, 2)
     seen = 0
 
@@ -116,19 +106,20 @@ def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypat
         return torch.zeros(len(images_NSBss), len(store.classes), 64, 64)
 
     regions = counting.whole(store, split, "val")
-    counting.count(store, split, "val", regions, counting.network_source(store, forward, TINY, torch.device("cpu")))
+    counting.count(store, split, "val", regions,
+                   counting.network_source(store, forward, CONCENTRIC, torch.device("cpu")))
     assert work.whole_windows_S == (seen,)
-    trial = forecast.trial(forecast.one_worker(TINY, store, torch.device("cpu")))
+    trial = forecast.trial(forecast.one_worker(CONCENTRIC, store, torch.device("cpu")))
     assert len(trial.window_s_S) == 1
 
 
-def test_what_a_run_costs_is_known_and_a_size_that_cannot_be_is_refused(store: Store) -> None:
-    costs = experiment.check(TINY, store)
+def test_a_runs_cost_is_known_and_a_wrong_size_is_refused(store: Store) -> None:
+    costs = experiment.check(CONCENTRIC, store)
     assert costs["plan/megapixels"] == pytest.approx(costs["plan/patches"] * 2 * 64**2 / 1e6)
-    alone = replace(TINY, patches=PatchesConfig(size=64))
+    alone = replace(CONCENTRIC, patches=PatchesConfig(size=64))
     assert 2 < costs["model/gmacs_per_megapixel"] / experiment.check(alone, store)["model/gmacs_per_megapixel"] < 2.5
     with pytest.raises(ConfigError, match=r"^patches\.size: pan over .* takes no patches of 32 pixels"):
-        experiment.check(replace(TINY, patches=replace(TINY.patches, size=32),
+        experiment.check(replace(CONCENTRIC, patches=replace(CONCENTRIC.patches, size=32),
                                  model=ModelConfig(arch="pan", encoder="resnet18")), store)
 
 
@@ -138,7 +129,7 @@ def test_what_a_run_costs_is_known_and_a_size_that_cannot_be_is_refused(store: S
     ({"patches.size": 32, "patches.scales": "1"}, 96, "single"),
     ({"patches.size": 128}, 3, "concentric"), ({"loss.dice": 0.5}, 12, "concentric")])
 def test_a_search_s_batch_is_constant_in_pixels_of_all_scales(point: dict[str, Any], batch: int, combine: str) -> None:
-    base = replace(TINY, train=replace(TINY.train, batch=12))
+    base = replace(CONCENTRIC, train=replace(CONCENTRIC.train, batch=12))
     found = space.place(base, point)
     assert (found.train.batch, found.patches.combine) == (batch, combine)
 
@@ -190,7 +181,7 @@ def strokes(generator: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone(tmp_path: Path) -> None:
+def test_the_ground_around_is_learned_from_several_scales_alone(tmp_path: Path) -> None:
     """The positive control, from files to the score of whole scenes, through the real loop."""
     generator, names = np.random.default_rng(0), [f"s{i:02d}" for i in range(14)]
     uri = patchstore.create(str(tmp_path / "s.zarr"), dtype="uint8", bands=1, classes=[
@@ -206,7 +197,8 @@ def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone(
     store, found = patchstore.open(uri), {}
     for title, chosen in (("fine", PatchesConfig(size=32)), ("coarse", PatchesConfig(size=32, scales=(4.0,))),
                           ("concentric", PatchesConfig(size=32, scales=(1.0, 4.0), combine="concentric"))):
-        config = replace(TINY, patches=chosen, split=SplitConfig(by="scene", val=tuple(names[10:]), test_fraction=0),
+        config = replace(CONCENTRIC, patches=chosen,
+                         split=SplitConfig(by="scene", val=tuple(names[10:]), test_fraction=0),
                          augment=AugmentConfig(pipeline="flips"), loss=LossConfig(cross_entropy=1),
                          score=ScoreConfig(overlap=0, part=0.1),
                          train=TrainConfig(megapixels=160 * 8 * 32**2 * chosen.scales_per_sample / 1e6, batch=8,

@@ -12,17 +12,9 @@ import pytest
 import torch
 
 from patchstore import Store
-from swath.config import (
-    AugmentConfig,
-    ClusterConfig,
-    Config,
-    LossConfig,
-    ModelConfig,
-    PatchesConfig,
-    ScoreConfig,
-    SplitConfig,
-    TrainConfig,
-)
+from support.configs import TINY, with_weights
+from support.paths import ROOT
+from swath.config import ClusterConfig, Config, PatchesConfig, SplitConfig
 from swath.errors import CheckpointError, DataError, TrainingError
 from swath.models import checkpoint, inference, network
 from swath.say import Metrics
@@ -34,15 +26,6 @@ from swath.training.schedule import ema_decay
 from swath.training.state import State
 
 CPU = torch.device("cpu")
-TINY = Config(
-    patches=PatchesConfig(size=64),
-    augment=AugmentConfig(pipeline="aerial"),
-    model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050", norm="group"),
-    loss=LossConfig(cross_entropy=1, dice=1),
-    train=TrainConfig(megapixels=0.26, batch=8, micro_batch=8, report_every=0.09, keep=5, ema=0.05),
-    score=ScoreConfig(overlap=0),
-    cluster=ClusterConfig(readers=0),  # a process for each of these runs would take longer than the run
-)
 
 
 class Stopping(LocalContext):
@@ -63,7 +46,7 @@ def finished(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> loop.R
     return loop.fit(TINY, patchstore.open(store_uri), LocalContext(tmp_path_factory.mktemp("run"), CPU, keep=5))
 
 
-def test_a_run_reports_by_megapixels_and_ends_with_the_whole_score(finished: loop.Run) -> None:
+def test_a_run_reports_by_megapixels_and_ends_with_a_whole_score(finished: loop.Run) -> None:
     assert [round(m["megapixels"], 3) for m in finished.history] == [0.098, 0.197, 0.262]
     assert finished.megapixels == pytest.approx(8 * 8 * 64 * 64 / 1e6)
     assert "val/miou" in finished.metrics
@@ -230,10 +213,10 @@ def test_the_loop_imports_no_ray_and_no_mlflow(store_uri: str, tmp_path: Path) -
 import sys, torch, patchstore
 from pathlib import Path
 from dataclasses import replace
-from swath import loop
-from swath.context import LocalContext
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_loop import TINY
+from swath.training import loop
+from swath.training.context import LocalContext
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from support.configs import TINY
 config = replace(TINY, train=replace(TINY.train, megapixels=0.05))
 run = loop.fit(config, patchstore.open({store_uri!r}), LocalContext(Path({str(tmp_path)!r}), torch.device("cpu")))
 assert run.metrics["megapixels"] > 0
@@ -270,8 +253,8 @@ def test_running_out_of_memory_changes_no_loss(finished: loop.Run, store: Store,
     assert context.said == [f"out of memory at step 0 with {n} patches at once: {n // 2} from there on" for n in (8, 4)]
 
 
-def test_running_out_of_memory_with_batch_normalisation_marks_the_run(store: Store, tmp_path: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_batch_normalisation_marks_the_run(store: Store, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     context = Scarce(tmp_path, monkeypatch, room=4)
     config = replace(TINY, model=replace(TINY.model, norm="batch"), train=replace(TINY.train, megapixels=0.04))
     loop.fit(config, store, context)
@@ -285,14 +268,7 @@ def test_a_device_that_holds_no_patch_ends_the_run(store: Store, tmp_path: Path,
         loop.fit(TINY, store, Scarce(tmp_path, monkeypatch, room=0))
 
 
-def with_weights(model: ModelConfig, folder: Path) -> ModelConfig:
-    """The model with its encoder's weights from a file that is made here."""
-    net = network.build(model, bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3))
-    torch.save(net.encoder.state_dict(), folder / "encoder.pt")
-    return replace(model, weights=str(folder / "encoder.pt"))
-
-
-def test_a_run_resumed_while_its_encoder_is_frozen_is_the_same_run(store: Store, tmp_path: Path) -> None:
+def test_a_run_resumed_with_a_frozen_encoder_is_the_same_run(store: Store, tmp_path: Path) -> None:
     config = replace(TINY, model=with_weights(TINY.model, tmp_path), train=replace(TINY.train, freeze=0.6))
     whole = loop.fit(config, store, LocalContext(tmp_path / "whole", CPU, keep=5))
     begun = loop.fit(config, store, Stopping(tmp_path / "cut", after=0.06, keep=5))

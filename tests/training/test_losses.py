@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,36 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from swath.config import LossConfig, LossName
+from support.losses import EACH, IGNORE, NONE, WEIGHTS, K, batch, whole
+from swath.config import LossConfig
 from swath.errors import ConfigError
 from swath.training.losses import Loss, class_weights
 
-K, IGNORE = 4, 255
-NONE = {"cross_entropy": 0.0}
 EVERY = {"cross_entropy": 0.7, "focal": 0.4, "dice": 1.3, "jaccard": 0.9, "tversky": 0.8, "lovasz": 1.1, "gamma": 1.5}
 ALL = LossConfig(**EVERY)
 TARGETS = pytest.mark.parametrize("config", [ALL, LossConfig(**EVERY, target="one_vs_rest")],
                                   ids=["softmax", "one_vs_rest"])
-EACH = pytest.mark.parametrize("config", [
-    LossConfig(**(NONE | {name: 1.0, "gamma": 1.5, "target": target}))
-    for target in get_args(LossConfig.__annotations__["target"]) for name in get_args(LossName)],
-    ids=lambda config: f"{config.target}-{next(iter(config.terms))}")
-WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25])
-
-
-def batch(seed, samples=5, size=7, ignored=None):
-    """Random logits, float64, and labels of which each sample's given share is ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = 2 * torch.randn(samples, K, size, size, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, K, (samples, size, size), generator=generator, dtype=torch.uint8)
-    share = torch.as_tensor(ignored if ignored is not None else torch.rand(samples, generator=generator))
-    drop = torch.rand(labels.shape, generator=generator) < share[:, None, None]
-    return logits, torch.where(drop, IGNORE, labels).to(torch.uint8)
-
-
-def whole(config, logits, labels, weights=None):
-    loss = Loss(config, K, IGNORE, weights)
-    return loss(logits, labels, loss.totals(labels))
 
 
 def value_and_gradient(config, logits, labels, parts):
@@ -124,7 +102,7 @@ def test_half_precision_logits_are_summed_in_float32(config):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sure", [20.0, 200.0])
-def test_gradients_are_finite_for_certain_predictions_and_ignored_pixels(config, gamma, dtype, sure):
+def test_gradients_are_finite_for_certain_and_ignored_pixels(config, gamma, dtype, sure):
     labels = torch.tensor([[[0, 1, IGNORE]]], dtype=torch.uint8)
     logits = torch.zeros(1, K, 1, 3, dtype=dtype)
     logits[0, 0] = sure  # right for the first pixel, wrong for the second
@@ -146,7 +124,7 @@ def test_gradients_agree_with_finite_differences(config):
 
 
 @EACH
-def test_a_loss_goes_from_0_for_what_is_right_to_1_or_more_for_what_is_wrong(config):
+def test_a_loss_is_0_for_what_is_right_and_1_or_more_for_wrong(config):
     _, labels = batch(12, samples=6, ignored=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     truth = functional.one_hot(torch.where(labels == IGNORE, 0, labels).long(), K).movedim(-1, 1).float()
     for sure in (1.0, 10.0, 1000.0):

@@ -10,8 +10,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional
 
+from support.losses import EACH, IGNORE, NONE, WEIGHTS, K, batch, whole
 from swath.config import LossConfig
-from test_losses import EACH, IGNORE, NONE, WEIGHTS, K, batch, whole
 
 
 def test_cross_entropy_is_torchs_mean():
@@ -56,7 +56,7 @@ def test_lovasz_is_smps_for_samples_with_labels():
     torch.testing.assert_close(whole(LossConfig(**NONE, lovasz=1), logits.float(), labels), expected)
 
 
-def test_one_vs_rest_is_torchs_binary_cross_entropy_and_smps_focal_loss():
+def test_one_vs_rest_is_torchs_cross_entropy_and_smps_focal_loss():
     logits, labels = batch(8)
     valid = labels != IGNORE
     is_class = functional.one_hot(labels[valid].long(), K).double()

@@ -82,7 +82,7 @@ def test_the_least_batch_is_what_training_takes(arch: str, norm: str, least: int
             net(torch.zeros(least - 1, 1, 3, 64, 64))
 
 
-def test_a_share_that_is_too_small_is_refused_before_anything_is_built(store: Store) -> None:
+def test_too_small_a_share_is_refused_before_anything_is_built(store: Store) -> None:
     config = Config(patches=PatchesConfig(size=64), model=ModelConfig(arch="deeplabv3plus", encoder="resnet18"),
                     augment=AugmentConfig(pipeline="none"), train=TrainConfig(batch=4),
                     cluster=ClusterConfig(workers=4))

@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
-from calm import CURVES, assert_alike, calm, curves
-from conftest import ROOT
+from support.configs import calm
+from support.curves import CURVES, assert_alike, curves
+from support.paths import ROOT
 from swath.config import ClusterConfig, Config
 from swath.errors import CheckpointError, ConfigError
 from swath.experiments import experiment
@@ -37,8 +38,8 @@ def heard() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-def test_the_first_signal_is_noted_and_the_second_does_what_it_did(heard: list[int], number: int,
-                                                                   end: type[BaseException]) -> None:
+def test_the_first_signal_is_noted_and_the_second_acts(heard: list[int], number: int,
+                                                       end: type[BaseException]) -> None:
     with signals.heeded() as told:
         told.leave()  # nothing yet
         os.kill(os.getpid(), number)

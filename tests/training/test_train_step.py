@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from patchstore import Store
+from support.configs import TINY, with_weights
 from swath.config import Config, LossConfig, PatchesConfig
 from swath.models import network
 from swath.training import loop
 from swath.training.context import LocalContext
-from test_loop import CPU, TINY, with_weights
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("loss", [
@@ -138,7 +140,7 @@ def test_a_compiled_network_is_the_same_network(store: Store, tmp_path: Path) ->
 PAGES = """
 import resource
 import torch
-from swath.context import keep_memory
+from swath.runtime import keep_memory
 
 def step() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -107,8 +107,8 @@ def test_the_best_is_the_best(found: study.Found) -> None:
     assert best.params["model.arch"] == found.best.config.model.arch == winner.point["model.arch"]
 
 
-def test_where_the_best_fails_when_trained_again_the_trial_remains(found: study.Found, store_uri: str, workdir: Path
-                                                                   ) -> None:
+def test_where_the_best_fails_when_retrained_its_trial_remains(found: study.Found, store_uri: str, workdir: Path
+                                                               ) -> None:
     winner = trials.best(found.trials)
     assert winner is not None
     config, summary = tiny(store_uri, "loss.dice=0|1"), mlflow_store.MemoryTracker()
@@ -175,7 +175,7 @@ def test_the_search_has_a_summary_and_its_runs_are_flat(found: study.Found) -> N
                                                                      "search.png"}
 
 
-def test_a_lone_run_of_a_trials_configuration_has_the_same_losses(found: study.Found, workdir: Path) -> None:
+def test_a_lone_run_of_a_trials_settings_has_the_same_losses(found: study.Found, workdir: Path) -> None:
     trial = trials.best(found.trials)
     assert trial is not None
     config = configuration.load(workdir / "artifacts" / trial.run_id / "artifacts" / "config.json")
@@ -247,8 +247,8 @@ def test_trials_of_several_workers_go_by_ray_train(cluster: None, store_uri: str
     ("patches.size=64|4", "patches.size=4: patches.size must be from 8"),
     ("data.store=a|b", "data.store cannot be searched"),
 ])
-def test_a_space_that_cannot_be_is_refused_before_anything_starts(store_uri: str, tmp_path: Path, space: str, part: str
-                                                                  ) -> None:
+def test_an_impossible_space_is_refused_before_anything_starts(store_uri: str, tmp_path: Path, space: str, part: str
+                                                               ) -> None:
     with pytest.raises(ConfigError, match=part):
         study.run(tiny(store_uri, space), tmp_path)
     assert not list(tmp_path.iterdir())

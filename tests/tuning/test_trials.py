@@ -3,10 +3,10 @@
 import csv
 from pathlib import Path
 
-import numpy as np
-from matplotlib.image import imread
+import pytest
 from rich.console import Console
 
+from support.drawn import keep_figures
 from swath import figures
 from swath.say import Metrics
 from swath.tuning import tables, trials
@@ -54,9 +54,15 @@ def test_the_table_has_what_differs_and_every_reason() -> None:
     assert "bbbbbbbb FAILED: ValueError: [no]" in shown
 
 
-def test_a_picture_is_drawn_of_trials_that_reported_and_of_such_that_did_not(tmp_path: Path) -> None:
+def test_a_picture_has_the_scores_of_trials_that_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch)
     for number, some in enumerate((TRIED, TRIED[1:2], [])):
         figures.search([(t.name, t.history) for t in trials.ranked(some)], tmp_path / f"{number}.png")
-    drawn = [imread(tmp_path / f"{number}.png") for number in range(3)]
-    assert not np.array_equal(drawn[0], drawn[2])
-    assert all(np.ptp(picture) > 0 for picture in drawn)
+    drawn, failed, empty = (figure.axes[0] for figure in kept)
+    points = {tuple(map(tuple, line.get_xydata().tolist())) for line in drawn.lines}
+    assert points == {((2.0, 0.5), (9.0, 0.6)), ((9.0, 0.55),), ((9.0, 0.7),), ((9.0, 0.5),), ((2.0, 0.3),)}
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["unet-c", "unet-d", "unet-a"]
+    best, = (line for line in drawn.lines if line.get_label() == "unet-c")
+    assert all(line.get_zorder() <= best.get_zorder() for line in drawn.lines)
+    for axes in (failed, empty):
+        assert (list(axes.lines), axes.get_legend()) == ([], None)

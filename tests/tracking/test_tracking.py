@@ -57,7 +57,7 @@ def start(location: Location, experiment: str = "tests", **settings: object) -> 
                                artifact_location=location.artifact_location, params=settings, tags={})
 
 
-def test_metrics_are_recorded_by_kilopixels_and_what_is_no_number_is_left_out(case: Case) -> None:
+def test_metrics_are_recorded_by_kilopixels_without_gaps(case: Case) -> None:
     case.tracker.log({"val/miou": 0.5, "val/iou/lake": None, "val/iou/road": float("nan"), "loss": float("inf")}, 2.5)
     case.tracker.log({"val/miou": 0.25, "val/iou/a+b": 1}, 3.0004)
     mlflow_store.reporter(case.tracker)({"megapixels": 1.0, "val/miou": 0.125})
@@ -72,7 +72,7 @@ def test_names_that_would_become_one_are_refused(case: Case) -> None:
         case.tracker.log({"val/iou/a+b": 1.0, "val/iou/a_b": 0.0}, 1.0)
 
 
-def test_params_and_tags_of_any_number_and_length_are_recorded_as_text(case: Case) -> None:
+def test_any_number_of_params_and_tags_is_recorded_as_text(case: Case) -> None:
     case.tracker.params({"patches.scales": (1.0, 2.0), "track.name": "", "cut": "x" * 6001, "whole": "y" * 6000}
                         | {f"p{i}": i for i in range(250)})
     case.tracker.tags({"swath.note": "z" * 9000, "again": "old"} | {f"t{i}": "" for i in range(120)})
@@ -160,7 +160,7 @@ def test_looking_for_a_run_makes_no_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_store_is_the_argument_or_the_environment_or_the_working_directory(
+def test_the_store_is_the_argument_environment_or_workdir(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     default = mlflow_store.prepare(Path("relative"))
@@ -189,7 +189,7 @@ def test_a_store_that_cannot_serve_is_told_in_one_line_and_soon(uri: str, tmp_pa
     assert dict(os.environ) == environment
 
 
-def test_a_server_keeps_its_own_artifacts_and_passwords_are_not_printed() -> None:
+def test_a_server_keeps_artifacts_and_passwords_are_not_printed() -> None:
     server = Location(uri="https://person:secret@host/mlflow", artifact_location=None)
     assert mlflow_store.ui_command(server) == "python -m webbrowser 'https://person:***@host/mlflow'"
     database = Location(uri="postgresql://person:secret@host/db", artifact_location="file:///artifacts")
@@ -199,11 +199,11 @@ def test_a_server_keeps_its_own_artifacts_and_passwords_are_not_printed() -> Non
 PROCESS = """
 import sys
 from pathlib import Path
-from swath import tracking
+from swath.tracking import mlflow_store
 print("ready", flush=True)
 sys.stdin.readline()
-location = tracking.prepare(Path(sys.argv[1]))
-run = tracking.MlflowTracker.start(location.uri, experiment="new", name="run", params={"a": 1}, tags={},
+location = mlflow_store.prepare(Path(sys.argv[1]))
+run = mlflow_store.MlflowTracker.start(location.uri, experiment="new", name="run", params={"a": 1}, tags={},
                                    artifact_location=location.artifact_location)
 run.log({"loss": 1.0}, 1.0)
 run.end("FINISHED")
@@ -236,7 +236,7 @@ def send_off(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def test_three_processes_at_once_make_one_whole_store_and_print_nothing(
+def test_three_processes_at_once_make_one_store_silently(
         process: Callable[[], subprocess.Popen[str]], tmp_path: Path) -> None:
     three = [process() for _ in range(3)]
     for one in three:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from support.drawn import keep_figures
 from swath import figures
 
 NAMES = ["ground", "road", "lake"]
@@ -35,12 +36,20 @@ REPORTS: list[dict[str, float | None]] = [
 
 
 @pytest.mark.parametrize("history", [[], REPORTS[:1], REPORTS, [{"megapixels": 1.0, "val/miou": None}]])
-def test_curves_are_drawn_from_any_history(history: list[dict[str, float | None]], tmp_path: Path) -> None:
+def test_curves_are_drawn_from_any_history(history: list[dict[str, float | None]], tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch)
     figures.curves(history, tmp_path / "new" / "curves.png")
-    image = drawn(tmp_path / "new" / "curves.png")
-    blank = (image == 255).all(axis=-1).mean()
-    assert 0.5 < blank < 0.995
-    assert (pixels_of(image, (31, 111, 178)) > 0) == bool(history and "val/loss" in history[0])
+    assert drawn(tmp_path / "new" / "curves.png").ndim == 3
+    for axes, keys in zip(kept[0].axes, (("train/loss", "val/loss"), ("train/miou", "val_part/miou", "val/miou")),
+                          strict=True):
+        expected = {key: [(report["megapixels"], value) for report in history
+                          if (value := report.get(key)) is not None and np.isfinite(value)] for key in keys}
+        found = {str(line.get_label()).split()[0]: list(map(tuple, line.get_xydata().tolist())) for line in axes.lines}
+        assert found == {key: points for key, points in expected.items() if points}
+        assert [text.get_text() for text in axes.texts] == ([] if found else ["nothing reported"])
+        bands = [band for band in axes.collections if band.get_label() == "± one standard error"]
+        assert len(bands) == ("val_part/miou" in found)
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -57,7 +66,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn_with_empty_rows(classes: int, t
     assert (pixels_of(drawn(tmp_path / "confusion.png"), darkest) > 2000) == (classes > 1)
 
 
-def test_a_confusion_matrix_that_does_not_fit_its_names_is_refused(tmp_path: Path) -> None:
+def test_a_confusion_matrix_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"confusion: counts of shape \(2, 2\) for 3 classes"):
         figures.confusion(np.zeros((2, 2), np.int64), NAMES, tmp_path / "x.png")
 
@@ -84,7 +93,7 @@ def test_a_sheet_is_drawn_of_any_bands_and_type(bands: int, dtype: type, tmp_pat
     assert pixels_of(image, COLOURS[2]) > panel / 2
 
 
-def test_errors_are_where_label_and_prediction_differ_and_the_label_counts(tmp_path: Path) -> None:
+def test_errors_are_where_labels_that_count_are_missed(tmp_path: Path) -> None:
     labels_NHW = np.full((1, 8, 8), 255, np.uint8)
     figures.sheet(np.zeros((1, 3, 8, 8), np.uint8), labels_NHW, np.zeros_like(labels_NHW), COLOURS, NAMES, 255,
                    tmp_path / "none.png")
@@ -113,7 +122,7 @@ def test_bands_are_stretched_each_for_itself_between_percentiles() -> None:
     assert (image_HWC[..., 2] == 128).all()
 
 
-def test_fewer_than_three_bands_are_grey_by_the_first_and_gaps_are_black() -> None:
+def test_fewer_than_three_bands_are_grey_and_gaps_are_black() -> None:
     band_HW = np.array([[np.nan, 0.0, 1.0, np.inf]], np.float32)
     image_HWC = figures.shown(np.stack([band_HW, np.zeros_like(band_HW)]))
     assert (image_HWC == image_HWC[..., :1]).all()
@@ -128,7 +137,7 @@ def test_the_legend_has_every_class_in_its_colour() -> None:
 
 
 def test_drawing_needs_neither_pyplot_nor_torch() -> None:
-    code = "import sys; from swath import pictures; print({'torch', 'matplotlib.pyplot', 'mlflow'} & set(sys.modules))"
+    code = "import sys; from swath import figures; print({'torch', 'matplotlib.pyplot', 'mlflow'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True,
                            text=True, check=True)
     assert found.stdout == "set()\n"
