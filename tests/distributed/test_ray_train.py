@@ -31,6 +31,7 @@ from swath.distributed.connection import connected
 from swath.errors import TrainingError
 from swath.experiments import evaluation, experiment
 from swath.tracking import mlflow_store
+from swath.training.prepared import Prepared
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -155,7 +156,8 @@ def test_a_run_killed_with_two_workers_goes_on_with_one_as_if_undisturbed(cluste
     assert record.status == "FAILED"
     assert "worker failed" in record.tags["swath.reason"]
     alone = replace(noting("resumed"), cluster=replace(config.cluster, workers=1))
-    run = experiment.fit_here(alone, patchstore.open(store_uri), folder, mlflow_store.MemoryTracker(), lambda _: None)
+    run = experiment.fit_here(Prepared.of(alone, patchstore.open(store_uri)), folder, mlflow_store.MemoryTracker(),
+                              lambda _: None)
 
     undisturbed, killed, resumed = (_noted(tmp_path / name) for name in ("undisturbed", "killed", "resumed"))
     first = min(resumed)

@@ -26,7 +26,8 @@ from swath import cli
 from swath import config as configuration
 from swath.config import Config
 from swath.distributed import ingest as ray_ingest
-from swath.experiments import experiment, ingest
+from swath.experiments import ingest
+from swath.experiments.prepare import prepare
 from swath.models import network
 from swath.tracking import mlflow_store
 from swath.tuning import space
@@ -206,7 +207,7 @@ def test_a_systems_recipe_plans_and_builds(name: str, stores: Callable[[str, Job
     config = cli.recipe(name)
     config = replace(config, data=replace(config.data, store=uri))
     store = patchstore.open(uri, merge=config.data.merge)
-    costs = experiment.check(small(config), store)
+    costs = prepare(small(config), store).costs
     assert costs["plan/patches"] > 0
     assert costs["model/parameters"] > 1e6
     network.check(config.model, config.patches.size)

@@ -38,7 +38,8 @@ from swath.scoring.worst import Worst
 from swath.splits import division
 from swath.tracking import mlflow_store
 from swath.training.context import LocalContext
-from swath.training.setup import Job
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup
 
 CPU = torch.device("cpu")
 Run = "subprocess.CompletedProcess[str]"
@@ -54,7 +55,7 @@ def configuration(store: Store, **changes: object) -> Config:
 def untrained(config: Config, store: Store, folder: Path) -> Path:
     """A checkpoint of a network as it begins, which any job takes for a model."""
     config = replace(config, cluster=replace(config.cluster, readers=0))
-    job = Job(config, store, LocalContext(folder, CPU))
+    job = TrainingSetup(Prepared.of(config, store), LocalContext(folder, CPU))
     with job.start().save(config, job.card, job.trained_cells()) as saved:
         return Path(shutil.copytree(saved, folder))
 

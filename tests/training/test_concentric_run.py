@@ -28,10 +28,10 @@ from swath.config import (
     TrainConfig,
 )
 from swath.errors import ConfigError
-from swath.experiments import experiment, forecast
+from swath.experiments import forecast
+from swath.experiments.prepare import prepare
 from swath.maps import apply
 from swath.models import checkpoint, inference
-from swath.patches import planning
 from swath.scoring import counting
 from swath.splits import division
 from swath.training import loop
@@ -104,8 +104,7 @@ def test_the_ground_around_a_patch_changes_what_is_said_of_it(finished: loop.Run
 def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_SECONDS", 0.0)
     split = division.divide(store, TINY.split)
-    plans = {name: planning.plan(store, TINY, name, labels=split) for name in ("train", "val")}  # type: ignore[arg-type]
-    work = forecast.work(store, split, TINY, plans["train"], plans["val"])
+    work = forecast.work(prepare(TINY, store))
     assert (work.steps, work.reports) == (4, 2)
     seen = 0
 
@@ -118,18 +117,18 @@ def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypat
     regions = counting.whole(store, split, "val")
     counting.count(store, split, "val", regions, counting.network_source(store, forward, TINY, torch.device("cpu")))
     assert work.whole_windows_S == (seen,)
-    trial = forecast.trial(forecast.one_worker(TINY, store, torch.device("cpu")))
+    trial = forecast.trial(forecast.one_worker(prepare(TINY, store), torch.device("cpu")))
     assert len(trial.window_s_S) == 1
 
 
 def test_what_a_run_costs_is_known_and_a_size_that_cannot_be_is_refused(store: Store) -> None:
-    costs = experiment.check(TINY, store)
+    costs = prepare(TINY, store).costs
     assert costs["plan/megapixels"] == pytest.approx(costs["plan/patches"] * 2 * 64**2 / 1e6)
     alone = replace(TINY, patches=PatchesConfig(size=64))
-    assert 2 < costs["model/gmacs_per_megapixel"] / experiment.check(alone, store)["model/gmacs_per_megapixel"] < 2.5
+    assert 2 < costs["model/gmacs_per_megapixel"] / prepare(alone, store).costs["model/gmacs_per_megapixel"] < 2.5
     with pytest.raises(ConfigError, match=r"^patches\.size: pan over .* takes no patches of 32 pixels"):
-        experiment.check(replace(TINY, patches=replace(TINY.patches, size=32),
-                                 model=ModelConfig(arch="pan", encoder="resnet18")), store)
+        prepare(replace(TINY, patches=replace(TINY.patches, size=32),
+                        model=ModelConfig(arch="pan", encoder="resnet18")), store)
 
 
 @pytest.mark.parametrize(("point", "batch", "combine"), [
@@ -216,7 +215,7 @@ def test_what_only_the_ground_around_tells_is_learned_from_several_scales_alone(
         right = counts_KK[1:, 1:].diagonal().sum() / counts_KK[1:].sum()
         found[title] = run.metrics["val/miou"], float(right)
         print(f"{title}: mean IoU {found[title][0]:.3f}, accuracy on strokes {right:.3f}, "
-              f"{experiment.check(config, store)['model/gmacs_per_megapixel']:.1f} GMACs for a megapixel of map")
+              f"{prepare(config, store).costs['model/gmacs_per_megapixel']:.1f} GMACs for a megapixel of map")
     assert abs(found["fine"][1] - 0.5) < 0.2
     assert found["concentric"][1] > 0.9
     assert found["concentric"][0] > max(found["fine"][0], found["coarse"][0]) + 0.3

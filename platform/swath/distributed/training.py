@@ -29,7 +29,7 @@ from ray.train.torch import TorchTrainer
 from ray.util import placement_group, remove_placement_group
 
 import patchstore
-from patchstore import PatchstoreError, Store
+from patchstore import PatchstoreError
 from swath import config as configuration
 from swath.config import Config
 from swath.distributed import connection
@@ -42,6 +42,7 @@ from swath.say import say, tell
 from swath.tracking import mlflow_store, provenance
 from swath.tracking.records import cut
 from swath.training import loop, signals
+from swath.training.prepared import Prepared
 from swath.training.signals import Told
 
 _LEAVE_S = 20.0
@@ -69,9 +70,9 @@ class Team:
         return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
 
 
-def fit(config: Config, store: Store, folder: Path, tracker: mlflow_store.Tracker, uri: str) -> loop.Run:
-    """Train on the cluster's workers; a `Fit` of `experiment.train`."""
-    return train(config, folder, tracker, uri)
+def fit(prepared: Prepared, folder: Path, tracker: mlflow_store.Tracker, uri: str) -> loop.Run:
+    """Train on the cluster's workers; a `Fit` of `experiment.train`. Each worker prepares the run for itself."""
+    return train(prepared.config, folder, tracker, uri)
 
 
 def train(config: Config, folder: Path, tracker: mlflow_store.Tracker, tracking_uri: str,

@@ -20,7 +20,8 @@ from swath import figures
 from swath.config import Config, DeviceName
 from swath.errors import ConfigError, DataError
 from swath.experiments import looks
-from swath.experiments.experiment import ended_truly, open_store
+from swath.experiments.experiment import ended_truly
+from swath.experiments.prepare import open_store
 from swath.models import checkpoint, inference
 from swath.models.checkpoint import Checkpoint
 from swath.models.inference import Forward

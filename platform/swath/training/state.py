@@ -34,11 +34,11 @@ class State:
     """Seconds of training and scoring so far, times workers."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of every report."""
-    manner: dict[str, Any] = field(default_factory=dict)
-    """How steps are computed, which may differ from one attempt of a run to the next: `precision`, the largest
+    numerics: dict[str, Any] = field(default_factory=dict)
+    """Numeric settings of a step, which may differ from one attempt of a run to the next: `precision`, the largest
     `micro_batch`, and the number of `workers`."""
     tally: dict[str, Any] | None = None
-    """What was trained since the last one, as job.Tally saves it, in a state that is saved between two reports."""
+    """What was trained since the last report, as tally.Tally saves it, in a state that is saved between two reports."""
     counts_RKQ: NDArray[np.int64] | None = None
     """The final score's counts, once there are any."""
 
@@ -66,15 +66,15 @@ class State:
             "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
             "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
             "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "tally": self.tally, "manner": self.manner, "trained": trained,
+            "tally": self.tally, "manner": self.numerics, "trained": trained,
             "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
         }
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
 
     def restore(self, folder: Path, config: Config, card: Card, device: torch.device) -> str:
-        """Go on from a checkpoint of the same run. Returns what there is to say of it: what is computed in another
-        manner than before, as far as that makes a difference; else an empty text.
+        """Go on from a checkpoint of the same run. Returns a note on the numeric settings that have changed
+        and affect the result, or an empty text.
 
         Random draws need no state of their own: augmentation is seeded by a patch's place in the run, the network's
         draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
@@ -101,8 +101,8 @@ class State:
 
     def _changes(self, before: dict[str, Any]) -> str:
         matter = ["precision", *(["micro_batch", "workers"] if norms.depend_on_batch(self.net) else [])]
-        changes = ", ".join(f"{name} is {self.manner[name]}, not {before[name]}" for name in matter
-                            if before[name] != self.manner[name])
+        changes = ", ".join(f"{name} is {self.numerics[name]}, not {before[name]}" for name in matter
+                            if before[name] != self.numerics[name])
         return changes and f"from step {self.step} on {changes}; the run is not the same as one in which it stays"
 
 

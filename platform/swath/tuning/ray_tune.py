@@ -22,18 +22,19 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from patchstore import Store
 from swath import say
 from swath.config import ClusterConfig, Config
 from swath.distributed import connection, training
 from swath.errors import ConfigError, SwathError
 from swath.experiments import experiment
+from swath.experiments.prepare import prepare, with_absolute_paths
 from swath.models import checkpoint
 from swath.say import Metrics
 from swath.tracking import mlflow_store, runs
 from swath.tracking.mlflow_store import MlflowTracker, Tracker
 from swath.tracking.records import cut
 from swath.training import loop
+from swath.training.prepared import Prepared
 from swath.tuning import space
 from swath.tuning.space import Point, Space
 from swath.tuning.trials import STATUS, State, Trial
@@ -66,7 +67,7 @@ class Search:
         return space.place(self.base, point)
 
 
-def placed(base: Config) -> Config:
+def with_resources(base: Config) -> Config:
     """The base with what each trial has of the cluster that this process is connected to, and how many run at once.
 
     Raises ConfigError where the cluster has no room for a single trial, and where an autoscaled one has none yet and it
@@ -139,19 +140,19 @@ def _trial(settings: dict[str, Any], search: Search) -> None:
     try:
         tracker = MlflowTracker.attach(search.location.uri, settings["run_id"])
         with experiment.ended_truly(tracker):
-            config, store = experiment.placed(search.config(settings["point"]))
-            costs = experiment.check(config, store)
-            experiment.record(config, store, search.workdir, tracker, search.location, _fit, costs)
+            prepared = prepare(*with_absolute_paths(search.config(settings["point"])))
+            experiment.record(prepared, search.workdir, tracker, search.location, _fit)
     except Exception as error:  # noqa: BLE001 - it is recorded; Tune hears of it as a result
         tune.report({_FAILED: experiment.reason(error)})
 
 
-def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+def _fit(prepared: Prepared, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
     """Run the loop, its reports going to Tune as well: here for one worker, by Ray Train for several."""
+    config = prepared.config
     if config.cluster.workers > 1:
         heard = TuneReportCallback()  # type: ignore[no-untyped-call]
         return training.train(config, folder, tracker, uri, callbacks=[heard], gpu=config.cluster.device == "cuda")
-    return experiment.fit_here(config, store, folder, tracker, lambda metrics: tune.report(dict(metrics)))
+    return experiment.fit_here(prepared, folder, tracker, lambda metrics: tune.report(dict(metrics)))
 
 
 class Survivor(RayActorManager):

@@ -6,17 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patchstore import Store
 from swath import figures, say
 from swath.config import Config
 from swath.distributed import connection, runners
 from swath.errors import ConfigError, SwathError, TrainingError
 from swath.experiments import experiment
-from swath.patches import planning
-from swath.scoring import counting
-from swath.splits import division
-from swath.splits.division import Split
+from swath.experiments.prepare import prepare_parts, with_absolute_paths
 from swath.tracking import mlflow_store, runs
+from swath.training.prepared import Prepared
 from swath.training.setup import length
 from swath.tuning import ray_tune, space, tables, trials
 from swath.tuning.trials import Trial
@@ -57,20 +54,20 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = tables.t
     of the space, the store or the tracking store cannot serve, and TrainingError when no trial finishes.
     """
     workdir = workdir.resolve()
-    config, store = experiment.placed(config)
+    config, store = with_absolute_paths(config)
     dimensions = space.read(config.search.space)
-    split = division.divide(store, config.split)
-    for possible in (config, *dimensions.configurations(config)):
-        experiment.check_parts(possible, store, split)
+    prepared = prepare_parts(config, store)
+    for possible in dimensions.configurations(config):
+        prepare_parts(possible, store, prepared.split)
     location = mlflow_store.prepare(workdir, config.track.uri)
     config = runs.with_folders(config, workdir, location.uri)
-    own = length(config, planning.plan(store, config, "train", labels=split))
+    own = length(config, prepared.plan)
     config = replace(config, train=replace(config.train, megapixels=own))  # a point's own epochs may be shorter
     base = for_trials(config)
     # Connected around the record: a search that is told to end has seconds, and leaving Ray can take as long.
     with (connection.connected(config.cluster.address, cpus=connection.own_cores(config.cluster)),
-          _summary(config, store, split, location) as summary):
-        base = ray_tune.placed(base)
+          _summary(replace(prepared, config=config), location) as summary):
+        base = ray_tune.with_resources(base)
         ledger = ray_tune.Ledger(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
                                                  run_id=summary.run_id), heard)
         try:
@@ -108,14 +105,14 @@ def for_trials(config: Config) -> Config:
 
 
 @contextmanager
-def _summary(base: Config, store: Store, split: Split, location: mlflow_store.Location
-             ) -> Iterator[mlflow_store.Tracker]:
+def _summary(prepared: Prepared, location: mlflow_store.Location) -> Iterator[mlflow_store.Tracker]:
     """The search's own record, which ends with what really happened in the block."""
+    base, store = prepared.config, prepared.store
     summary = mlflow_store.MlflowTracker.start(
         location.uri, experiment=base.track.experiment, name=base.track.name or "search",
         artifact_location=location.artifact_location,
         params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
-        tags={"swath.role": "search", **counting.protocol(store, split, "val", base).tags(), "swath.store": store.uri,
+        tags={"swath.role": "search", **prepared.protocol.tags(), "swath.store": store.uri,
               "swath.fingerprint": store.fingerprint})
     with experiment.ended_truly(summary):
         summary.tags({"swath.search": summary.run_id})
