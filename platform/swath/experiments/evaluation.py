@@ -24,7 +24,6 @@ from swath.experiments.experiment import ended_truly
 from swath.experiments.prepare import open_store
 from swath.models import checkpoint, inference
 from swath.models.checkpoint import Checkpoint
-from swath.models.inference import Forward
 from swath.runtime import choose_device, use_threads
 from swath.scoring import counting, protocol, result, worst
 from swath.scoring.counting import Source
@@ -218,20 +217,14 @@ def _record_folds(ground: _Ground, pooled: Score, wanted: Wanted, runs: Sequence
     return tracker.run_id
 
 
-def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.device]:
-    """The model's forward pass and the device that it runs on, with the threads of its training: the same bytes."""
-    use_threads(trained.config.cluster.cpus)
-    place = choose_device(device)
-    precision = inference.precision(trained.config.train.precision, place)
-    return inference.network_forward(trained.network(place), precision, trained.config.score.symmetries), place
-
-
 def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground, wanted: Wanted, device: DeviceName
               ) -> Evaluation:
     """Score a model on its ground, and record with its run what is the run's."""
     own = run_id is not None and ground.store.fingerprint == trained.card.fingerprint
     tracker = mlflow_store.MlflowTracker.attach(wanted.location().uri, run_id) if own and run_id else None
-    forward, place = ready(trained, device)
+    use_threads(trained.config.cluster.cpus)  # those of its training: the same bytes
+    place = choose_device(device)
+    forward = inference.load_for_inference(trained, place)
     found = _score(ground, counting.network_source(ground.store, forward, ground.config, place), wanted, run, tracker)
     if tracker is not None and wanted.split == "test":
         tracker.log(found.score.numbers(), trained.state["megapixels"])

@@ -198,8 +198,7 @@ def _draw_sheet(prepared: Prepared, run: loop.Run, path: Path, most: int = 4) ->
     config, store, split = prepared.config, prepared.store, prepared.split
     assert run.checkpoint is not None
     device = choose_device("cpu" if config.cluster.device == "cpu" else "auto")
-    forward = inference.network_forward(checkpoint.load(run.checkpoint).network(device),
-                                      inference.precision(config.train.precision, device), config.score.symmetries)
+    forward = inference.load_for_inference(checkpoint.load(run.checkpoint), device)
     source = counting.network_source(store, forward, config, device)
     regions = counting.sample(store, split, "val", config).regions
     shapes = Counter(r.shape for r in regions)  # blocks at a scene's edge are smaller; pictures of a sheet are alike

@@ -24,7 +24,6 @@ from swath.maps.inputs import Area, Input
 from swath.models import checkpoint, inference
 from swath.models.checkpoint import Card
 from swath.models.inference import Forward
-from swath.patches import planning
 from swath.prediction import streaming
 from swath.prediction.streaming import Part
 from swath.runtime import choose_device, use_threads
@@ -88,22 +87,19 @@ class Predictor:
 
     def part(self, scene: Scene, rows: Range) -> Part:
         """Some rows of a scene. Raises DataError where `planning.pixel_m` has no meaning in it."""
-        scales = planning.factors(self.patches, scene.source.pixel_m2, scene.source.origin)
-        return streaming.part(scene.source, size=self.patches.size, scales=scales, overlap=self.model.overlap,
-                            together=self.patches.together, region=scene.region, rows=rows, tag=scene)
+        return streaming.part_of_scene(scene.source, self.patches, pixel_m2=scene.source.pixel_m2,
+                                       name=scene.source.origin, overlap=self.model.overlap, region=scene.region,
+                                       rows=rows, tag=scene)
 
 
 def load(model: Model) -> Predictor:
     """Load a model. Raises CheckpointError, and ConfigError where its device is not there."""
     use_threads(model.cpus)
     device = choose_device(model.device)
-    if device.type == "cuda":  # so that a scene has the same bytes on any day, and on any GPU of this kind
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     trained = checkpoint.load(model.folder)
-    precision = inference.precision(trained.config.train.precision, device)
     return Predictor(model=model, card=trained.card, patches=trained.config.patches, device=device,
                      target=trained.config.loss.target,
-                     forward=inference.network_forward(trained.network(device), precision, model.symmetries))
+                     forward=inference.load_for_inference(trained, device, model.symmetries))
 
 
 def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[Scene]:

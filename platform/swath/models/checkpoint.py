@@ -64,7 +64,9 @@ class Checkpoint:
                            std_B=flat_B[1], combine=self.config.patches.combine, scales=self.config.patches.scales)
         net.load_state_dict(self.state.get("average") or self.state["net"])
         net = net.to(device).eval()
-        return net.to(memory_format=torch.channels_last) if device.type == "cuda" else net  # as it was trained
+        if device.type == "cuda" and self.config.train.channels_last:  # as it was trained
+            net = net.to(memory_format=torch.channels_last)
+        return net
 
 
 def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> None:

@@ -19,10 +19,8 @@ from patchstore import CELL, Store
 from swath.config import Config
 from swath.errors import ConfigError
 from swath.models.inference import Forward
-from swath.patches import planning
 from swath.prediction import streaming
 from swath.prediction.readers import StoreReader
-from swath.prediction.streaming import Part
 from swath.scoring import metrics
 from swath.scoring.boundary import BoundaryCounts
 from swath.scoring.metrics import Counts, Uncovered
@@ -164,22 +162,17 @@ def network_source(store: Store, forward: Forward, config: Config, device: torch
     Its iterator raises DataError for a scene in which `patches.pixel_m` has no meaning, and what reading raises.
     """
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-        lots = ([_part(store, region, config, index) for index, region in group]
-                for _, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
+        lots = ([streaming.part_of_scene(
+                    StoreReader(store, scene), config.patches, pixel_m2=store.scenes[scene].pixel_m2,
+                    name=f"{store.uri}: scene {scene}", overlap=config.score.overlap,
+                    region=(region.rows, region.cols), tag=index) for index, region in group]
+                for scene, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
         with closing(streaming.stream(lots, forward, classes=len(store.classes), device=device,
                                     batch=streaming.batch_size(config.patches.size, config.patches.at_once))) as rows:
             for part, row, scores_KhW in rows:
                 yield part.tag, row, streaming.classes_of_scores(row, scores_KhW)
 
     return source
-
-
-def _part(store: Store, region: Region, config: Config, index: int) -> Part:
-    scales = planning.factors(config.patches, store.scenes[region.scene].pixel_m2,
-                             f"{store.uri}: scene {region.scene}")
-    return streaming.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
-                        overlap=config.score.overlap, together=config.patches.together,
-                        region=(region.rows, region.cols), tag=index)
 
 
 def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], source: Source, *,
