@@ -31,6 +31,7 @@ from swath.maps import apply, bands
 from swath.maps.apply import Request
 from swath.models import checkpoint, inference, network
 from swath.models.checkpoint import Card
+from swath.models.run_state import RunState
 from swath.prediction import streaming
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -47,7 +48,7 @@ def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None,
     net = network.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
     card = Card(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),
                 colours=tuple((50 * k, 255 - 50 * k, 0) for k in range(5)), ignore=255)
-    checkpoint.save(folder, {"net": net.state_dict()}, config, card)
+    checkpoint.save(folder, RunState(net=net.state_dict()), config, card)
     return folder
 
 

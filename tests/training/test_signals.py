@@ -126,7 +126,7 @@ def end_by_turns(job: Job, number: int) -> None:
     assert job.record.tags["swath.reason"] == ("told to end by a signal" if number == signal.SIGTERM else "interrupted")
     newest = checkpoint_files.newest(job.folder)
     assert newest is not None
-    assert checkpoint.load(newest).state["step"] == job.steps()[-1] + 1  # the step was finished, and saved
+    assert checkpoint.load(newest).state.step == job.steps()[-1] + 1  # the step was finished, and saved
     assert job.record.tags["swath.checkpoint"] == str(newest)
 
     process = job.start("--run", job.run_id)

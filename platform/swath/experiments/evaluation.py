@@ -227,7 +227,7 @@ def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground
     forward = inference.load_for_inference(trained, place)
     found = _score(ground, counting.network_source(ground.store, forward, ground.config, place), wanted, run, tracker)
     if tracker is not None and wanted.split == "test":
-        tracker.log(found.score.numbers(), trained.state["megapixels"])
+        tracker.log(found.score.numbers(), trained.state.megapixels)
         tracker.tags(found.score.protocol.tags())
         _confusion(tracker, found.score, "confusion-test.png")
     return replace(found, run_id=run_id)
@@ -281,7 +281,7 @@ def _ground_of(trained: Checkpoint, split: SplitName, store_uri: str) -> _Ground
             raise DataError(f"{store.uri}: its {what} are {has}, the model's {needs}; score it on a store like its own")
     ground = _ground(config, store, split)
     if split != "train":
-        _refuse_trained_ground(store, ground.labels, split, trained.state["trained"])
+        _refuse_trained_ground(store, ground.labels, split, trained.state.trained)
     return ground
 
 

@@ -27,7 +27,7 @@ def begin(net: Net, config: Config, card: Card) -> str:
     folder = Path(config.model.init_from)
     saved = checkpoint.load(folder)
     _check_alike(folder, saved, config)
-    theirs = saved.state.get("average") or saved.state["net"]
+    theirs = saved.state.best
     head, fresh = last_layer(net), list[str]()
     same_scales = _shares(saved.config) == _shares(config)
     for name, tensor in net.state_dict().items():

@@ -14,6 +14,7 @@ from swath.errors import CheckpointError
 from swath.models import checkpoint, norms
 from swath.models.checkpoint import Card
 from swath.models.network import Net
+from swath.models.run_state import RunState
 
 
 @dataclass(kw_only=True)
@@ -62,13 +63,12 @@ class State:
         `trained`: the cells that are trained on, by their scene's fingerprint, so that they are known in any store.
         """
         folder = tempfile.TemporaryDirectory(prefix="swath-checkpoint-")
-        state: dict[str, Any] = {
-            "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
-            "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
-            "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "tally": self.tally, "manner": self.numerics, "trained": trained,
-            "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
-        }
+        state = RunState(
+            net=self.net.state_dict(), average=self.average.state_dict() if self.average else None,
+            optimiser=self.optimiser.state_dict(), scaler=self.scaler.state_dict(), step=self.step,
+            megapixels=self.megapixels, device_seconds=self.device_seconds, history=self.history, tally=self.tally,
+            numerics=self.numerics, trained=trained,
+            counts=None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ))
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
 
@@ -87,17 +87,20 @@ class State:
                                   "start a new run")
         if saved.card.classes != card.classes or saved.card.fingerprint != card.fingerprint:
             raise CheckpointError(f"{folder}: a checkpoint of other data ({saved.card.store}); start a new run")
-        self.net.load_state_dict(saved.state["net"])
+        state = saved.state
+        if not state.optimiser:
+            raise CheckpointError(f"{folder}: a checkpoint of weights alone; begin with them by model.init_from")
+        self.net.load_state_dict(state.net)
         if self.average is not None:
-            self.average.load_state_dict(saved.state["average"])
-        self.optimiser.load_state_dict(saved.state["optimiser"])
-        if saved.state["scaler"]:  # empty where the arithmetic was not fp16
-            self.scaler.load_state_dict(saved.state["scaler"])
-        self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
-        self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
-        self.tally = saved.state["tally"]
-        self.counts_RKQ = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
-        return self._changes(saved.state["manner"])
+            self.average.load_state_dict(state.average or {})
+        self.optimiser.load_state_dict(state.optimiser)
+        if state.scaler:  # empty where the arithmetic was not fp16
+            self.scaler.load_state_dict(state.scaler)
+        self.step, self.megapixels = state.step, state.megapixels
+        self.device_seconds, self.history = state.device_seconds, state.history
+        self.tally = state.tally
+        self.counts_RKQ = None if state.counts is None else state.counts.cpu().numpy()
+        return self._changes(state.numerics)
 
     def _changes(self, before: dict[str, Any]) -> str:
         matter = ["precision", *(["micro_batch", "workers"] if norms.depend_on_batch(self.net) else [])]
