@@ -21,7 +21,7 @@ from swath.config import Config, DeviceName, ScoreConfig, SplitConfig
 from swath.errors import ConfigError
 from swath.experiments import evaluation
 from swath.experiments import looks as ledger
-from swath.experiments.evaluation import Evaluation, Folds, Wanted
+from swath.experiments.evaluation import Evaluation, EvaluationRequest, Folds
 from swath.report import score_tables
 from swath.scoring.metrics import Uncovered
 from swath.splits.division import SplitName
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
     config = _configuration(argv)
     arguments = cli.read(Arguments, argv, default=_arguments(config) if config else None)
     arguments.check()
-    wanted = Wanted(split=arguments.split_name, workdir=cli.lasting(arguments.workdir, "workdir"),
+    wanted = EvaluationRequest(split=arguments.split_name, workdir=cli.lasting(arguments.workdir, "workdir"),
                     worst=arguments.worst, uri=cli.lasting_uri(arguments.track.uri),
                     pictures=arguments.pictures and cli.lasting(arguments.pictures, "pictures"))
     store = cli.lasting(arguments.data.store, "data.store")
@@ -147,7 +147,7 @@ def _named(name: str, chosen: Namespace) -> Config:
             if not Path(name).is_dir():
                 raise
     workdir = cli.lasting(Path(chosen.workdir), "workdir")
-    return evaluation.find(name, workdir, cli.lasting_uri(getattr(chosen, "track.uri")))[0].config
+    return evaluation.load_run(name, workdir, cli.lasting_uri(getattr(chosen, "track.uri")))[0].config
 
 
 def _arguments(config: Config) -> Arguments:
@@ -156,7 +156,7 @@ def _arguments(config: Config) -> Arguments:
                      score=Score(without=config.score.without, boundary_px=config.score.boundary_px))
 
 
-def _score_map(arguments: Arguments, wanted: Wanted, config: Config) -> Evaluation:
+def _score_map(arguments: Arguments, wanted: EvaluationRequest, config: Config) -> Evaluation:
     assert arguments.map is not None
     data, way = arguments.data, arguments.score
     config = cli.lasting_config(cli.with_lists(replace(
@@ -210,7 +210,7 @@ def _plain(found: Evaluation) -> dict[str, Any]:
             "picture": str(found.picture) if found.picture else None}
 
 
-def _list(wanted: Wanted, out: Console) -> dict[str, Any]:
+def _list(wanted: EvaluationRequest, out: Console) -> dict[str, Any]:
     looks = ledger.looks(wanted.location().uri)
     out.print(score_tables.looks_table(looks))
     return {"looks": [{**vars(one), "when": one.when.isoformat()} for one in looks]}

@@ -68,7 +68,7 @@ def save_convolution(folder: Path) -> None:
     smp.MODEL_ARCHITECTURES_MAPPING[CONVOLUTION] = Convolution
     config = Config(patches=PatchesConfig(size=SIZE), model=ModelConfig(arch=CONVOLUTION))
     names, colours = zip(*(pair.split("=") for pair in scenes.CLASSES))
-    card = checkpoint.Card(store="", fingerprint="", bands=BANDS, dtype="uint8", classes=names, ignore=255,
+    card = checkpoint.ModelCard(store="", fingerprint="", bands=BANDS, dtype="uint8", classes=names, ignore=255,
                            colours=tuple(colour(code) for code in colours))
     checkpoint.save(folder, RunState(net=network(config.model).state_dict()), config, card)
 

@@ -108,7 +108,8 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = runners.train(config, tmp_path)
-    score = evaluation.evaluate(str(outcome.run.checkpoint), evaluation.Wanted(workdir=tmp_path), device="cpu").score
+    request = evaluation.EvaluationRequest(workdir=tmp_path)
+    score = evaluation.evaluate(str(outcome.run.checkpoint), request, device="cpu").score
     np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
 

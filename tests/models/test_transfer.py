@@ -11,11 +11,11 @@ from swath.config import Config, ModelConfig, PatchesConfig
 from swath.errors import CheckpointError
 from swath.models import checkpoint, transfer
 from swath.models import network as models
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
 from swath.models.run_state import RunState
 
 MODEL = ModelConfig(arch="unet", encoder="tu-test_resnet", norm="group")
-CARD = Card(store="", fingerprint="", bands=3, dtype="uint8", classes=("field", "wood", "water"),
+CARD = ModelCard(store="", fingerprint="", bands=3, dtype="uint8", classes=("field", "wood", "water"),
             colours=((0, 0, 0), (1, 1, 1), (2, 2, 2)), ignore=255)
 
 

@@ -138,6 +138,6 @@ def test_a_run_trains_on_merged_classes_and_is_scored_on_them(store_uri: str, tm
         patches=PatchesConfig(size=64), train=replace(config.train, megapixels=0.1, report_every=0.1),
         model=replace(config.model, encoder="tu-mobilenetv3_small_050"), cluster=ClusterConfig(device="cpu", readers=0))
     run = loop.fit(config, open_store(config), LocalContext(tmp_path, torch.device("cpu")))
-    wanted = evaluation.Wanted(split="test", workdir=tmp_path)
+    wanted = evaluation.EvaluationRequest(split="test", workdir=tmp_path)
     score = evaluation.evaluate(str(run.checkpoint), wanted, device="cpu").score
     assert score.iou.keys() == {"field", "built", "woodland"}

@@ -174,7 +174,7 @@ def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Sto
     redrawn = replace(saved.config, split=SplitConfig(val=(others[0],), test=(trained,)))
     checkpoint.save(tmp_path, saved.state, redrawn, saved.card)
     with pytest.raises(DataError, match="the model was trained on it"):
-        evaluation.evaluate(str(tmp_path), evaluation.Wanted(split="test", workdir=tmp_path), device="cpu")
+        evaluation.evaluate(str(tmp_path), evaluation.EvaluationRequest(split="test", workdir=tmp_path), device="cpu")
 
 
 def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def record(prepared: Prepared, workdir: Path, tracker: Tracker, location: mlflow
 
     Raises TrainingError when the run fails, and what the loop raises.
     """
-    with ended_truly(tracker), provenance.noted(tracker.note):
+    with ended_truly(tracker), provenance.recording_warnings(tracker.note):
         _describe(prepared, tracker)
         tracker.log(prepared.costs, 0.0)
         folder = runs.checkpoints(workdir, tracker.run_id)
@@ -146,7 +146,7 @@ def reason(error: BaseException) -> str:
 def fit_here(prepared: Prepared, folder: Path, tracker: Tracker, listener: Listener) -> loop.Run:
     """Run the loop in this process, from the newest checkpoint in its folder where there is one.
 
-    Told to end by a signal, it saves first, and raises SystemExit or KeyboardInterrupt.
+    StopRequest to end by a signal, it saves first, and raises SystemExit or KeyboardInterrupt.
     """
     config = prepared.config
     use_threads(config.cluster.cpus)
@@ -156,13 +156,13 @@ def fit_here(prepared: Prepared, folder: Path, tracker: Tracker, listener: Liste
     tell((*begins.damaged, begins.said))
     for damaged in begins.damaged:
         tracker.note(damaged)
-    with signals.heeded() as told:
+    with signals.catch_stop_signals() as told:
         context = LocalContext(folder, device, keep=config.train.keep, save_minutes=config.train.save_minutes,
                                resume=begins.checkpoint, told=lambda: bool(told),
                                listeners=(mlflow_store.reporter(tracker), listener), note=tracker.note)
         run = loop.train(prepared, context)
     if run.counts_RKQ is None:
-        told.leave()
+        told.reraise()
     return run
 
 

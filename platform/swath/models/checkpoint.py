@@ -20,13 +20,13 @@ from swath.config import Config
 from swath.errors import CheckpointError
 from swath.models import network
 from swath.models.checkpoint_files import beginning as beginning
-from swath.models.checkpoint_files import damage, seal
 from swath.models.checkpoint_files import newest as newest
+from swath.models.checkpoint_files import seal, why_incomplete
 from swath.models.run_state import RunState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ModelCard:
     """What a model expects and gives."""
 
     store: str
@@ -41,7 +41,7 @@ class Card:
     ignore: int
 
     @classmethod
-    def of(cls, store: Store) -> "Card":
+    def of(cls, store: Store) -> "ModelCard":
         """The card of a model trained on a store."""
         return cls(store=store.uri, fingerprint=store.fingerprint, bands=store.bands, dtype=str(store.dtype),
                    classes=tuple(c.name for c in store.classes), colours=tuple(c.colour for c in store.classes),
@@ -53,7 +53,7 @@ class Checkpoint:
     """A checkpoint as it was read."""
 
     config: Config
-    card: Card
+    card: ModelCard
     state: RunState
 
     def network(self, device: torch.device) -> network.Net:
@@ -69,7 +69,7 @@ class Checkpoint:
         return net
 
 
-def save(folder: Path, state: RunState, config: Config, card: Card) -> None:
+def save(folder: Path, state: RunState, config: Config, card: ModelCard) -> None:
     """Write a checkpoint into an empty folder."""
     torch.save(state.saved(), folder / "state.pt")
     (folder / "config.json").write_text(config.to_json())
@@ -82,10 +82,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
 
     Raises CheckpointError when it is missing, incomplete, damaged or of a newer format.
     """
-    if said := damage(folder):
+    if said := why_incomplete(folder):
         raise CheckpointError(f"{folder}: not a whole checkpoint ({said}); give a run's id or another folder")
     try:
-        card = TypeAdapter(Card).validate_json((folder / "card.json").read_text())
+        card = TypeAdapter(ModelCard).validate_json((folder / "card.json").read_text())
     except ValidationError as error:
         raise CheckpointError(f"{folder / 'card.json'}: {error.errors()[0]['msg']}; "
                               "was it written by another version?") from None

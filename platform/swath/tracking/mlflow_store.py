@@ -44,9 +44,9 @@ from swath.tracking.records import (
     cut,
     kilopixels,
     named,
-    noted,
     numbers,
     reporter,
+    with_note,
 )
 
 __all__ = ["CHECKPOINT_TAG", "Location", "MemoryTracker", "MlflowTracker", "RunRecord", "Status", "Tracker", "find",
@@ -193,7 +193,7 @@ class MlflowTracker:
     def note(self, text: str) -> None:
         with _told(self._uri, TrainingError):
             before = self._client.get_run(self.run_id).data.tags.get(NOTES_TAG, "")
-        self.tags({NOTES_TAG: noted(before, text)})
+        self.tags({NOTES_TAG: with_note(before, text)})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():

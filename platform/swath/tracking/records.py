@@ -104,7 +104,7 @@ class MemoryTracker:
             self._metrics.setdefault(key, []).append((kilopixels(megapixels), value))
 
     def note(self, text: str) -> None:
-        self.tags({NOTES_TAG: noted(self._tags.get(NOTES_TAG, ""), text)})
+        self.tags({NOTES_TAG: with_note(self._tags.get(NOTES_TAG, ""), text)})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():
@@ -132,7 +132,7 @@ class MemoryTracker:
         return sorted(self._metrics.get(key, []), key=lambda entry: entry[0])
 
 
-def noted(before: str, text: str) -> str:
+def with_note(before: str, text: str) -> str:
     """The remarks with one more; one that is there already is not said twice."""
     lines = before.splitlines()
     return "\n".join([*lines, *(line for line in text.splitlines() if line not in lines)])

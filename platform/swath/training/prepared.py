@@ -64,7 +64,7 @@ class Prepared:
                             std_B=np.ones(store.bands), dtype=store.dtype, combine=config.patches.combine,
                             scales=config.patches.scales)
         if config.model.init_from:
-            transfer.begin(net, config, checkpoint.Card.of(store))
+            transfer.begin(net, config, checkpoint.ModelCard.of(store))
         cost = network.cost(net, config.patches.size, store.bands)
         return {"model/parameters": cost.parameters, "model/gmacs_per_megapixel": cost.gmacs_per_mpx,
                 "plan/patches": len(self.plan), "plan/megapixels": self.plan.megapixels}

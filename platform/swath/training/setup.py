@@ -18,7 +18,7 @@ from swath.config import Config
 from swath.loading.augment import Augment
 from swath.loading.loader import Loader
 from swath.models import inference, network, norms, transfer
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
 from swath.models.network import Net
 from swath.patches.planning import PatchPlan
 from swath.scoring import counting
@@ -40,7 +40,7 @@ class TrainingSetup:
         config, store = self.config, self.store = prepared.config, prepared.store
         self.prepared, self.context = prepared, context
         self.classes = len(store.classes)
-        self.card = Card.of(store)
+        self.card = ModelCard.of(store)
         self.split, self.plan, self.val_plan = prepared.split, prepared.plan, prepared.val_plan
         self.precision = inference.precision(config.train.precision, context.device)
         weights_K = losses.class_weights(division.class_pixels(store, self.split, "train"), config.loss.class_weights)

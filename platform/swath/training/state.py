@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from swath.config import Config, TrainConfig
 from swath.errors import CheckpointError
 from swath.models import checkpoint, norms
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
 from swath.models.network import Net
 from swath.models.run_state import RunState
 
@@ -57,7 +57,8 @@ class State:
             else:  # a counter
                 old.copy_(new)
 
-    def save(self, config: Config, card: Card, trained: dict[str, torch.Tensor]) -> tempfile.TemporaryDirectory[str]:
+    def save(self, config: Config, card: ModelCard, trained: dict[str, torch.Tensor]
+             ) -> tempfile.TemporaryDirectory[str]:
         """Write a checkpoint to a temporary folder, which the caller removes when it has been copied.
 
         `trained`: the cells that are trained on, by their scene's fingerprint, so that they are known in any store.
@@ -72,7 +73,7 @@ class State:
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
 
-    def restore(self, folder: Path, config: Config, card: Card, device: torch.device) -> str:
+    def restore(self, folder: Path, config: Config, card: ModelCard, device: torch.device) -> str:
         """Go on from a checkpoint of the same run. Returns a note on the numeric settings that have changed
         and affect the result, or an empty text.
 

@@ -94,8 +94,8 @@ def with_resources(base: Config) -> Config:
                    cluster=replace(cluster, address="", cpus=cpus, device="cuda" if gpu else "cpu"))
 
 
-def run(ledger: "Ledger") -> None:
-    """Run a ledger's trials on the cluster that this process is connected to.
+def run(book: "TrialBook") -> None:
+    """Run a book's trials on the cluster that this process is connected to.
 
     However it ends, but for the death of this process, no trial's record is left running.
     """
@@ -109,24 +109,24 @@ def run(ledger: "Ledger") -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in ("tune", "analysis.experiment_analysis"):  # that trials failed, and that no result.json is there
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
-    tune_controller.RayActorManager = Survivor  # type: ignore[attr-defined]
-    search = ledger.search
+    tune_controller.RayActorManager = OomTolerantActorManager  # type: ignore[attr-defined]
+    search = book.search
     settings, length = search.base.search, search.base.train.megapixels
     tuner = tune.Tuner(
         tune.with_resources(partial(_trial, search=search), _resources(search.base.cluster)),
         tune_config=tune.TuneConfig(
-            num_samples=settings.trials, max_concurrent_trials=settings.concurrent, search_alg=Proposals(ledger),
-            scheduler=Rungs(ledger, grace=min(settings.grace or length / 9, length), length=length,
+            num_samples=settings.trials, max_concurrent_trials=settings.concurrent, search_alg=RecordedOptuna(book),
+            scheduler=MegapixelAsha(book, grace=min(settings.grace or length / 9, length), length=length,
                             reduction=settings.reduction)),
         run_config=tune.RunConfig(
-            name=search.run_id, storage_path=str(search.workdir / "searches"), verbose=0, callbacks=[ledger],
+            name=search.run_id, storage_path=str(search.workdir / "searches"), verbose=0, callbacks=[book],
             failure_config=tune.FailureConfig(max_failures=search.base.cluster.restarts)))
     try:
         tuner.fit()
     except BaseException as error:
-        ledger.close(f"its search ended: {experiment.reason(error)}")
+        book.close(f"its search ended: {experiment.reason(error)}")
         raise
-    ledger.close("its search ended first")
+    book.close("its search ended first")
 
 
 def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
@@ -155,7 +155,7 @@ def _fit(prepared: Prepared, folder: Path, tracker: Tracker, uri: str) -> loop.R
     return experiment.fit_here(prepared, folder, tracker, lambda metrics: tune.report(dict(metrics)))
 
 
-class Survivor(RayActorManager):
+class OomTolerantActorManager(RayActorManager):
     """Tune's keeper of processes, but that one which Ray ends for want of memory counts as lost, like any other.
 
     Ray 2.60's own raises for it (_actor_task_failed), which would end the whole search with one trial.
@@ -167,7 +167,7 @@ class Survivor(RayActorManager):
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
-class Ledger(tune.Callback):
+class TrialBook(tune.Callback):
     """What is known of each trial, on the driver. Of plain values, for Tune pickles it.
 
     A tracking store that is away for a while does not end the search: what could not be recorded is tried again.
@@ -282,20 +282,20 @@ def _loss(trial: TuneTrial) -> str:
     return cut(" ".join(said.split()), 300)
 
 
-class Proposals(OptunaSearch):
+class RecordedOptuna(OptunaSearch):
     """Optuna's tree-structured Parzen estimator over a space, beginning with the search's own configuration as far as
     the space holds it. A proposal has a record from its first moment."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        base, over = ledger.search.base, ledger.search.space
+    def __init__(self, book: TrialBook) -> None:
+        base, over = book.search.base, book.search.space
         super().__init__(space=over.propose, points_to_evaluate=[over.origin(base)], metric=METRIC, mode="max",
                          seed=base.search.seed)
-        self._ledger = ledger
+        self._book = book
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial: its point and its run."""
         point = super().suggest(trial_id)
-        return point and {"point": point, "run_id": self._ledger.begin(trial_id, point)}
+        return point and {"point": point, "run_id": self._book.begin(trial_id, point)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended: a failed one has no score, whatever it had reported before."""
@@ -306,13 +306,13 @@ class Proposals(OptunaSearch):
         """Nothing: a search is not restored, since ASHA's rungs would not be (ray issue 30838)."""
 
 
-class Rungs(AsyncHyperBandScheduler):
+class MegapixelAsha(AsyncHyperBandScheduler):
     """ASHA (Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning) by megapixels seen."""
 
-    def __init__(self, ledger: Ledger, *, grace: float, length: float, reduction: float) -> None:
+    def __init__(self, book: TrialBook, *, grace: float, length: float, reduction: float) -> None:
         super().__init__(CLOCK, METRIC, "max", max_t=cast(int, length), grace_period=cast(int, grace),
                          reduction_factor=reduction)
-        self._ledger = ledger
+        self._book = book
         self._share = reduction
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
@@ -323,6 +323,6 @@ class Rungs(AsyncHyperBandScheduler):
             return str(TrialScheduler.CONTINUE)
         decision = str(super().on_trial_result(tune_controller, trial, result))
         if decision == TrialScheduler.STOP:
-            self._ledger.stop(trial.trial_id, f"stopped at {result[CLOCK]:.3g} Mpx: {METRIC} {result[METRIC]:.3f} is "
+            self._book.stop(trial.trial_id, f"stopped at {result[CLOCK]:.3g} Mpx: {METRIC} {result[METRIC]:.3f} is "
                               f"not among the best 1/{self._share:g} that came so far")
         return decision

@@ -68,12 +68,12 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = tables.t
     with (connection.connected(config.cluster.address, cpus=connection.own_cores(config.cluster)),
           _summary(replace(prepared, config=config), location) as summary):
         base = ray_tune.with_resources(base)
-        ledger = ray_tune.Ledger(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
+        book = ray_tune.TrialBook(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
                                                  run_id=summary.run_id), heard)
         try:
-            ray_tune.run(ledger)
+            ray_tune.run(book)
         finally:
-            tried = list(ledger.trials.values())
+            tried = list(book.trials.values())
             _report(summary, tried)
         winner = trials.best(tried)
         if winner is None:
