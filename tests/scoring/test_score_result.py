@@ -245,8 +245,9 @@ def test_the_samples_estimate_is_unbiased_and_its_error_honest(
     found = []
     for seed in range(200):
         drawn = counting.sample(store, split, "val", config, seed=seed)  # type: ignore[arg-type]
-        counts = np.stack([confusions[r.scene][r.rows[0] // counting.SAMPLE_BLOCK_PX * (SIDE // counting.SAMPLE_BLOCK_PX)
-                                               + r.cols[0] // counting.SAMPLE_BLOCK_PX] for r in drawn.regions])
+        block_px = counting.SAMPLE_BLOCK_PX
+        counts = np.stack([confusions[r.scene][r.rows[0] // block_px * (SIDE // block_px) + r.cols[0] // block_px]
+                           for r in drawn.regions])
         strata = np.array([r.stratum for r in drawn.regions])
         found.append(metrics.part_score(counts, strata, drawn.population_h, present))
     miou, se = np.array([(one.miou, one.se) for one in found]).T
