@@ -13,9 +13,10 @@ from ray.train.torch import get_device
 from swath.config import Config
 from swath.distributed import connection
 from swath.models.checkpoint_files import CheckpointStore, write_whole
+from swath.names import MACHINE_TAG, MEGAPIXELS, NOTES_TAG, SAMPLE_MIOU
 from swath.say import Listener, Metrics, ReportLine
 from swath.tracking import mlflow_store, provenance
-from swath.tracking.records import NOTES_TAG, with_note
+from swath.tracking.records import with_note
 
 _LOOK_S = 1.0
 """Seconds between two looks at whether the run is to stop, and between two notes of how far it is."""
@@ -77,13 +78,13 @@ class RayContext:
         self._listeners: tuple[Listener, ...] = ()
         if self.rank == 0:
             self._tracker = mlflow_store.MlflowTracker.attach(task.tracking_uri, task.run_id)
-            self._tracker.tags({"swath.machine": json.dumps(provenance.machine())})
+            self._tracker.tags({MACHINE_TAG: json.dumps(provenance.machine())})
             self._listeners = (mlflow_store.reporter(self._tracker), ReportLine())
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Rank 0 keeps the checkpoint; a barrier over all ranks; then rank 0 tells the listeners."""
         if checkpoint is not None:
-            self.newest = self._checkpoints.add(checkpoint, metrics["megapixels"], metrics.get("val_part/miou"))
+            self.newest = self._checkpoints.add(checkpoint, metrics[MEGAPIXELS], metrics.get(SAMPLE_MIOU))
         ray.train.report(dict(metrics))
         for listener in self._listeners:
             listener(metrics)

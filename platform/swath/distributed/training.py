@@ -37,6 +37,7 @@ from swath.distributed.connection import connected
 from swath.distributed.context import RayContext, WorkerTask
 from swath.errors import DeviceMemoryError, LoaderError, SwathError, TrainingError
 from swath.models import checkpoint_files
+from swath.names import DEVICE_TAG
 from swath.runtime import use_threads
 from swath.say import say, tell
 from swath.tracking import mlflow_store, provenance
@@ -92,7 +93,7 @@ def train(config: Config, folder: Path, tracker: mlflow_store.Tracker, tracking_
         gpu = connection.use_gpu(cluster) if gpu is None else gpu
         full = Team(workers=cluster.workers, gpu=gpu,
                     cpus=cluster.cpus or max(1, connection.cores(connection.nodes(), cluster.workers, gpu)))
-        tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
+        tracker.tags({DEVICE_TAG: "cuda" if gpu else "cpu"})
         task = WorkerTask(config=config.to_json(), folder=str(folder), resume="", cpus=full.cpus,
                           tracking_uri=tracking_uri, run_id=tracker.run_id)
         return _until_done(config, task, full, tracker, callbacks, told)

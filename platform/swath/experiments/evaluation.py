@@ -24,6 +24,7 @@ from swath.experiments.experiment import ended_truly
 from swath.experiments.prepare import open_store
 from swath.models import checkpoint, inference
 from swath.models.checkpoint import Checkpoint
+from swath.names import FINGERPRINT_TAG, MAP_TAG, NOTES_TAG, ROLE_TAG, RUNS_TAG, STORE_TAG
 from swath.runtime import choose_device, use_threads
 from swath.scoring import counting, protocol, result, worst
 from swath.scoring.counting import Predictions
@@ -176,7 +177,7 @@ def evaluate_map(path: Path, config: Config, wanted: EvaluationRequest, *, table
     maps = ExternalMaps.open(path, ground.store, [scene for scene, _ in ground.labels.scenes(wanted.split)],
                              table=table or {})
     said = ground.protocol(uncovered)
-    with _recorded(ground, said, wanted, config.track.name or path.name, "map", {"swath.map": str(path)}) as tracker:
+    with _recorded(ground, said, wanted, config.track.name or path.name, "map", {MAP_TAG: str(path)}) as tracker:
         found = _score(ground, maps.source, wanted, str(path), tracker, uncovered)
         found = replace(found, run_id=tracker.run_id, notes=(*maps.notes, *found.notes))
         _record(tracker, found.score, found.notes)
@@ -191,8 +192,8 @@ def _recorded(ground: _Ground, said: Protocol, wanted: EvaluationRequest, name: 
     tracker = mlflow_store.MlflowTracker.start(
         location.uri, experiment=ground.config.track.experiment, name=name,
         artifact_location=location.artifact_location, params={},
-        tags={"swath.role": role, **tags, "swath.store": ground.store.uri, **said.tags(),
-              "swath.fingerprint": ground.store.fingerprint})
+        tags={ROLE_TAG: role, **tags, STORE_TAG: ground.store.uri, **said.tags(),
+              FINGERPRINT_TAG: ground.store.fingerprint})
     with ended_truly(tracker):
         tracker.text(said.to_json(), "protocol.json")
         yield tracker
@@ -201,7 +202,7 @@ def _recorded(ground: _Ground, said: Protocol, wanted: EvaluationRequest, name: 
 def _record(tracker: Tracker, found: Score, notes: Sequence[str]) -> None:
     """Record a score with a run of its own."""
     tracker.log(found.numbers(), 0.0)
-    tracker.tags({"swath.notes": "\n".join(notes)})
+    tracker.tags({NOTES_TAG: "\n".join(notes)})
     _confusion(tracker, found, "confusion.png")
 
 
@@ -214,7 +215,7 @@ def _confusion(tracker: Tracker, found: Score, name: str) -> None:
 def _record_folds(ground: _Ground, pooled: Score, wanted: EvaluationRequest, runs: Sequence[str]) -> str:
     """Record the pooled score of a cross-validation's runs, and give the id of its run."""
     with _recorded(ground, pooled.protocol, wanted, f"{len(runs)} folds", "folds",
-                   {"swath.runs": " ".join(runs)}) as tracker:
+                   {RUNS_TAG: " ".join(runs)}) as tracker:
         _record(tracker, pooled, pooled.notes)
     return tracker.run_id
 

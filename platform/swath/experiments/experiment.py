@@ -22,6 +22,16 @@ from swath.config import Config
 from swath.errors import TrainingError
 from swath.experiments.prepare import prepare, with_absolute_paths
 from swath.models import checkpoint, inference
+from swath.names import (
+    CERTIFICATE_TAG,
+    CODE_TAG,
+    COMMIT_TAG,
+    CONFIG_TAG,
+    DEVICE_TAG,
+    FINGERPRINT_TAG,
+    MACHINE_TAG,
+    STORE_TAG,
+)
 from swath.runtime import choose_device, use_threads
 from swath.say import Listener, ReportLine, tell
 from swath.scoring import counting
@@ -151,7 +161,7 @@ def fit_here(prepared: Prepared, folder: Path, tracker: Tracker, listener: Liste
     config = prepared.config
     use_threads(config.cluster.cpus)
     device = choose_device(config.cluster.device)
-    tracker.tags({"swath.device": device.type, "swath.machine": json.dumps(provenance.machine())})
+    tracker.tags({DEVICE_TAG: device.type, MACHINE_TAG: json.dumps(provenance.machine())})
     begins = checkpoint.beginning(folder, config.train.resume)
     tell((*begins.damaged, begins.said))
     for damaged in begins.damaged:
@@ -172,9 +182,9 @@ def _describe(prepared: Prepared, tracker: Tracker) -> None:
     remarks = list(dict.fromkeys([*prepared.split.notes, *certified.findings(), *prepared.plan.notes,
                                   *prepared.val_plan.notes]))
     tell(remarks)
-    tracker.tags({**protocol.tags(), "swath.certificate": certified.to_json(), "swath.code": provenance.code(),
-                  "swath.commit": provenance.commit() or "", "swath.store": store.uri,
-                  "swath.fingerprint": store.fingerprint, "swath.config": config.digest()})
+    tracker.tags({**protocol.tags(), CERTIFICATE_TAG: certified.to_json(), CODE_TAG: provenance.code(),
+                  COMMIT_TAG: provenance.commit() or "", STORE_TAG: store.uri,
+                  FINGERPRINT_TAG: store.fingerprint, CONFIG_TAG: config.digest()})
     tracker.note("\n".join(remarks))
     tracker.text(config.to_json(), "config.json")
     tracker.text(json.dumps(provenance.environment(), indent=2), "environment.json")

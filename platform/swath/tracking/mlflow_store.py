@@ -30,11 +30,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from swath.errors import ConfigError, SwathError, TrainingError
+from swath.names import CHECKPOINT_TAG, NOTES_TAG, REASON_TAG
 from swath.tracking.records import (
-    CHECKPOINT_TAG,
-    NOTES_TAG,
     PARAM_LENGTH,
-    REASON_TAG,
     TAG_LENGTH,
     MemoryTracker,
     RunRecord,

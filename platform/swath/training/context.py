@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from swath.models.checkpoint_files import CheckpointStore
+from swath.names import MEGAPIXELS, SAMPLE_MIOU
 from swath.say import Listener, Metrics
 
 
@@ -77,7 +78,7 @@ class LocalContext:
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Copy the checkpoint, drop old ones, and tell the listeners."""
         if checkpoint is not None:
-            self.newest = self._checkpoints.add(checkpoint, metrics["megapixels"], metrics.get("val_part/miou"))
+            self.newest = self._checkpoints.add(checkpoint, metrics[MEGAPIXELS], metrics.get(SAMPLE_MIOU))
         for listener in self._listeners:
             listener(metrics)
 

@@ -17,6 +17,7 @@ from swath.config import Config
 from swath.errors import DeviceMemoryError, TrainingError
 from swath.loading.loader import Batch
 from swath.models import inference, norms
+from swath.names import DEVICE_SECONDS, MEGAPIXELS, VAL_LOSS
 from swath.runtime import keep_memory
 from swath.scoring import counting, metrics
 from swath.training import validation
@@ -202,8 +203,8 @@ def report(setup: TrainingSetup, state: State, tally: Tally, *, final: bool) -> 
     net.eval()
     forward = inference.network_forward(net, setup.precision, setup.config.score.symmetries)
     numbers |= validation.score_sample(setup, forward)
-    numbers["val/loss"] = validation.validation_loss(setup, net)
-    if not math.isfinite(numbers["val/loss"]):  # a network of NaN would score as one that sees one class everywhere
+    numbers[VAL_LOSS] = validation.validation_loss(setup, net)
+    if not math.isfinite(numbers[VAL_LOSS]):  # a network of NaN would score as one that sees one class everywhere
         raise TrainingError(f"the validation loss is {numbers['val/loss']} at {state.megapixels:.3f} Mpx; "
                             "lower train.lr")
     if final:
@@ -213,8 +214,8 @@ def report(setup: TrainingSetup, state: State, tally: Tally, *, final: bool) -> 
     state.net.train()
     scoring = time.perf_counter() - began
     state.device_seconds += (tally.seconds + scoring) * setup.context.world_size
-    numbers |= {"time/scoring_share": scoring / max(tally.seconds, 1e-9), "megapixels": state.megapixels,
-                "step": state.step, "device_seconds": state.device_seconds, "peak_memory_mb": peak_memory_mb(setup),
+    numbers |= {"time/scoring_share": scoring / max(tally.seconds, 1e-9), MEGAPIXELS: state.megapixels,
+                "step": state.step, DEVICE_SECONDS: state.device_seconds, "peak_memory_mb": peak_memory_mb(setup),
                 "train/micro_batch": setup.micro.most}
     state.history.append(numbers)
     state.numerics = setup.numerics

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from swath.loading.loader import Batch, Costs
+from swath.names import TRAIN_LOSS, TRAIN_MIOU
 from swath.scoring import metrics
 from swath.training.context import Context
 from swath.training.ranks import sum_over_ranks
@@ -68,8 +69,8 @@ class Tally:
         sums = self._sums().numpy()
         counts_KK = sums[3:].reshape(self.counts_KK.shape).astype(np.int64)
         pixels = self.steps * self._step_megapixels
-        return {"train/loss": float(sums[0]) / self.steps,
-                "train/miou": metrics.mean_iou(counts_KK, counts_KK.sum(axis=1) > 0),
+        return {TRAIN_LOSS: float(sums[0]) / self.steps,
+                TRAIN_MIOU: metrics.mean_iou(counts_KK, counts_KK.sum(axis=1) > 0),
                 "speed/megapixels_per_s": pixels / self.seconds,
                 "speed/patches_per_s": self.steps * self._batch / self.seconds,
                 "speed/waiting_share": float(sums[1]) / self._context.world_size / self.seconds,

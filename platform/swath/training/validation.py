@@ -13,6 +13,7 @@ from patchstore import Store
 from swath.config import Config
 from swath.loading import reader
 from swath.models import inference
+from swath.names import SAMPLE_MIOU, SAMPLE_MIOU_SE
 from swath.patches.planning import PatchPlan
 from swath.scoring import counting, metrics
 from swath.splits.division import Split
@@ -26,7 +27,7 @@ def score_sample(setup: TrainingSetup, forward: inference.Forward) -> dict[str, 
     strata = np.array([region.stratum for region in setup.sample.regions])
     part = metrics.part_score(metrics.Counts(counts).scored("wrong"), strata, setup.sample.population_h,
                               setup.val_present_K)
-    return {"val_part/miou": part.miou, "val_part/miou_se": part.se}
+    return {SAMPLE_MIOU: part.miou, SAMPLE_MIOU_SE: part.se}
 
 
 def score_whole(setup: TrainingSetup, forward: inference.Forward) -> NDArray[np.int64]:

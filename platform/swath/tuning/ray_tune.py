@@ -29,6 +29,20 @@ from swath.errors import ConfigError, SwathError
 from swath.experiments import experiment
 from swath.experiments.prepare import prepare, with_absolute_paths
 from swath.models import checkpoint
+from swath.names import (
+    DEVICE_SECONDS,
+    MEGAPIXELS,
+    RESTART_TAG,
+    ROLE_TAG,
+    SAMPLE_MIOU,
+    SAMPLE_MIOU_SE,
+    SEARCH_TAG,
+    STATE_TAG,
+    TRAIN_LOSS,
+    TRIAL_TAG,
+    VAL_LOSS,
+    VAL_MIOU,
+)
 from swath.say import Metrics
 from swath.tracking import mlflow_store, runs
 from swath.tracking.mlflow_store import MlflowTracker, Tracker
@@ -39,8 +53,8 @@ from swath.tuning import space
 from swath.tuning.space import Point, Space
 from swath.tuning.trials import STATUS, State, Trial
 
-METRIC, CLOCK = "val_part/miou", "megapixels"
-_KEPT = (CLOCK, METRIC, "val_part/miou_se", "val/miou", "val/loss", "train/loss", "device_seconds")
+METRIC, CLOCK = SAMPLE_MIOU, MEGAPIXELS
+_KEPT = (CLOCK, METRIC, SAMPLE_MIOU_SE, VAL_MIOU, VAL_LOSS, TRAIN_LOSS, DEVICE_SECONDS)
 """Metrics that the driver remembers of a trial; its record has all."""
 _FAILED = "failed"
 """Key of a trial's last result when it failed by itself; after an exception Tune would try again, as for a process."""
@@ -191,7 +205,7 @@ class TrialBook(tune.Callback):
         tracker = MlflowTracker.start(
             self.search.location.uri, experiment=self.search.base.track.experiment, name=name, params=params,
             artifact_location=self.search.location.artifact_location,
-            tags={"swath.search": self.search.run_id, "swath.role": "trial", "swath.trial": str(len(self.trials))})
+            tags={SEARCH_TAG: self.search.run_id, ROLE_TAG: "trial", TRIAL_TAG: str(len(self.trials))})
         self.trials[trial_id] = Trial(run_id=tracker.run_id, name=name, point=point)
         return tracker.run_id
 
@@ -228,7 +242,7 @@ class TrialBook(tune.Callback):
         try:
             tracker = self._tracker(known)
             tracker.log({"restarts": float(trial.num_failures)}, known.last(CLOCK) or 0.0)
-            tracker.tags({"swath.restart": _loss(trial)})
+            tracker.tags({RESTART_TAG: _loss(trial)})
         except SwathError as error:
             say.say(f"{known.run_id[:8]} {known.name}  that could not be recorded: {error}")
 
@@ -236,7 +250,7 @@ class TrialBook(tune.Callback):
         """End a trial that has come to its end, has failed, or is stopped."""
         if reason := (trial.last_result or {}).get(_FAILED):
             self._end(trial.trial_id, "FAILED", reason)
-        elif self.trials[trial.trial_id].last("val/miou") is not None:
+        elif self.trials[trial.trial_id].last(VAL_MIOU) is not None:
             self._end(trial.trial_id, "FINISHED", "")
         elif trial.trial_id in self._stopped:
             self._end(trial.trial_id, "STOPPED", self._stopped[trial.trial_id])
@@ -257,7 +271,7 @@ class TrialBook(tune.Callback):
         assert trial.state != "RUNNING"
         try:
             tracker = self._tracker(trial)
-            tracker.tags({"swath.state": trial.state})
+            tracker.tags({STATE_TAG: trial.state})
             folder = runs.checkpoints(self.search.workdir, trial.run_id)
             if trial.state in ("STOPPED", "KILLED") and (newest := checkpoint.newest(folder)):
                 tracker.tags({mlflow_store.CHECKPOINT_TAG: str(newest)})
@@ -319,7 +333,7 @@ class MegapixelAsha(AsyncHyperBandScheduler):
         """Whether a trial goes on; one that has its final score has come to its end by itself."""
         if _FAILED in result:
             return str(TrialScheduler.STOP)
-        if "val/miou" in result:
+        if VAL_MIOU in result:
             return str(TrialScheduler.CONTINUE)
         decision = str(super().on_trial_result(tune_controller, trial, result))
         if decision == TrialScheduler.STOP:

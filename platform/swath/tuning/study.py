@@ -12,6 +12,7 @@ from swath.distributed import connection, runners
 from swath.errors import ConfigError, SwathError, TrainingError
 from swath.experiments import experiment
 from swath.experiments.prepare import prepare_parts, with_absolute_paths
+from swath.names import BEST_TAG, FINGERPRINT_TAG, ROLE_TAG, SEARCH_TAG, STORE_TAG, VAL_MIOU, WINNER_REASON_TAG
 from swath.tracking import mlflow_store, runs
 from swath.training.prepared import Prepared
 from swath.training.setup import length
@@ -81,7 +82,7 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = tables.t
                                 f"{tried[0].reason}")
         best = _train_again(config, base, winner, summary, workdir)
         summary.text(best.config.to_json(), "best.json")
-        summary.tags({"swath.best": best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
+        summary.tags({BEST_TAG: best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
                       + trials.to_markdown(trials.rows(tried)[:_NOTED])})
         summary.log({"search/best_val_miou": best.val_miou}, 0.0)
     return Found(run_id=summary.run_id, location=location, trials=tried, best=best)
@@ -112,26 +113,26 @@ def _summary(prepared: Prepared, location: mlflow_store.Location) -> Iterator[ml
         location.uri, experiment=base.track.experiment, name=base.track.name or "search",
         artifact_location=location.artifact_location,
         params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
-        tags={"swath.role": "search", **prepared.protocol.tags(), "swath.store": store.uri,
-              "swath.fingerprint": store.fingerprint})
+        tags={ROLE_TAG: "search", **prepared.protocol.tags(), STORE_TAG: store.uri,
+              FINGERPRINT_TAG: store.fingerprint})
     with experiment.ended_truly(summary):
-        summary.tags({"swath.search": summary.run_id})
+        summary.tags({SEARCH_TAG: summary.run_id})
         summary.text(base.to_json(), "config.json")
         yield summary
 
 
 def _train_again(config: Config, base: Config, winner: Trial, summary: mlflow_store.Tracker, workdir: Path) -> Best:
     """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
-    before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last("val/miou") or 0.0)
+    before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last(VAL_MIOU) or 0.0)
     say.say(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
     again = space.place(config, winner.point)
     there = bool(connection.elsewhere(config.cluster.address))  # where the trials were: this process may have no GPU
     try:
         outcome = runners.train(again, workdir, on_ray=there,
-                                tags={"swath.search": summary.run_id, "swath.role": "winner"})
+                                tags={SEARCH_TAG: summary.run_id, ROLE_TAG: "winner"})
     except SwathError as error:
         say.say(f"it failed, so the trial itself is the best: {error}")
-        summary.tags({"swath.winner.reason": experiment.reason(error)})
+        summary.tags({WINNER_REASON_TAG: experiment.reason(error)})
         return before
     after = Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)
     return max(before, after, key=lambda best: best.val_miou)
