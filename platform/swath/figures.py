@@ -17,6 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from swath.names import MEGAPIXELS, SAMPLE_MIOU, SAMPLE_MIOU_SE, TRAIN_LOSS, TRAIN_MIOU, VAL_LOSS, VAL_MIOU
+
 Colour = tuple[int, int, int]
 Image = NDArray[np.uint8]
 
@@ -38,11 +40,11 @@ def curves(history: Sequence[Mapping[str, float | None]], path: Path) -> None:
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     losses, scores = figure.subplots(1, 2)
-    for key, colour in (("train/loss", _TRAIN), ("val/loss", _PART)):
+    for key, colour in ((TRAIN_LOSS, _TRAIN), (VAL_LOSS, _PART)):
         _line(losses, history, key, colour)
-    _line(scores, history, "train/miou", _TRAIN)
-    _line(scores, history, "val_part/miou", _PART, error="val_part/miou_se")
-    _line(scores, history, "val/miou", _WHOLE, alone=True)
+    _line(scores, history, TRAIN_MIOU, _TRAIN)
+    _line(scores, history, SAMPLE_MIOU, _PART, error=SAMPLE_MIOU_SE)
+    _line(scores, history, VAL_MIOU, _WHOLE, alone=True)
     for axes, title in ((losses, "loss"), (scores, "mean IoU")):
         _dress(axes, title)
         axes.set_xlabel("megapixels seen", color=_INK)
@@ -67,12 +69,12 @@ def search(trials: Sequence[tuple[str, Sequence[Mapping[str, float]]]], path: Pa
     axes = figure.subplots()
     for place, (name, history) in reversed(list(enumerate(trials))):
         colour = _WHOLE if place == 0 else _PART if place < _NAMED else _FAINT
-        for key, style in (("val_part/miou", "o-"), ("val/miou", "D")):
-            points = [(report["megapixels"], report[key]) for report in history if key in report]
+        for key, style in ((SAMPLE_MIOU, "o-"), (VAL_MIOU, "D")):
+            points = [(report[MEGAPIXELS], report[key]) for report in history if key in report]
             if points:
                 axes.plot(*np.array(points).T, style, color=colour, alpha=max(0.35, 1 - 0.13 * place), linewidth=1.6,
-                          markersize=7 if key == "val/miou" else 3.5, zorder=len(trials) - place + 2,
-                          label=name if key == "val_part/miou" and place < _NAMED else None)
+                          markersize=7 if key == VAL_MIOU else 3.5, zorder=len(trials) - place + 2,
+                          label=name if key == SAMPLE_MIOU and place < _NAMED else None)
     _dress(axes, "mean IoU on validation: sample (lines) and whole split (diamonds)")
     axes.set_xlabel("megapixels seen", color=_INK)
     axes.set_xlim(left=0)
@@ -290,7 +292,7 @@ def _line(axes: Axes, history: Sequence[Mapping[str, float | None]], key: str, c
           alone: bool = False) -> None:
     """Draw one metric against megapixels: a line with a band of one standard error, or single points if `alone`."""
     points = [(x, y, _number(report.get(error)) or 0.0) for report in history
-              if (x := _number(report.get("megapixels"))) is not None and (y := _number(report.get(key))) is not None]
+              if (x := _number(report.get(MEGAPIXELS))) is not None and (y := _number(report.get(key))) is not None]
     if not points:
         return
     seen, values, errors = np.array(points).T

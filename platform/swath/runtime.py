@@ -1,7 +1,9 @@
-"""Settings of the whole process: device, threads and memory."""
+"""Settings of the whole process: device, threads, memory, and the choice of convolution algorithms."""
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,6 +29,22 @@ def choose_device(name: DeviceName) -> torch.device:
 def use_threads(cpus: int) -> None:
     """Let torch use so many cores (0: all of the machine's), whatever OMP_NUM_THREADS says."""
     torch.set_num_threads(cpus or os.cpu_count() or 1)
+
+
+@contextmanager
+def deterministic_convolutions() -> Iterator[None]:
+    """Within the block cuDNN chooses its algorithms by rule, not by trial, and only among those that repeat to the bit.
+
+    The same input then has the same bytes on any day, and on any GPU of one kind. The settings are the process's own
+    and are restored afterwards.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def keep_memory() -> None:

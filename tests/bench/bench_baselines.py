@@ -31,7 +31,7 @@ from swath.commands import command_line, named_recipes
 from swath.config import Config
 from swath.errors import ConfigError, DataError
 from swath.experiments import evaluation, looks
-from swath.experiments.evaluation import Wanted
+from swath.experiments.evaluation import EvaluationRequest
 from swath.experiments.experiment import open_store
 from swath.scoring import counting
 from swath.scoring.counting import Region, Source
@@ -160,7 +160,8 @@ def baselines(store: Store, split: Split, settings: Settings, out: Console) -> I
         yield Baseline(name=name, sources={name: classified(store, model, around)})
 
 
-def scores(store: Store, split: Split, config: Config, baseline: Baseline, wanted: Wanted) -> dict[str, Score]:
+def scores(store: Store, split: Split, config: Config, baseline: Baseline, wanted: EvaluationRequest
+           ) -> dict[str, Score]:
     """The score of each answer of a baseline on a split; a look at a test split is written down before."""
     said = counting.protocol(store, split, wanted.split, config, "wrong")
     looking = (looks.look(wanted.location(), said, f"baseline: {baseline.name}", store.uri) if wanted.split == "test"
@@ -201,7 +202,7 @@ def _number(value: float | None) -> str:
 
 def configuration(settings: Settings) -> Config:
     """The run's configuration, or the recipe's, with the store that is given."""
-    config = (evaluation.find(settings.run, settings.workdir)[0].config if settings.run
+    config = (evaluation.load_run(settings.run, settings.workdir)[0].config if settings.run
               else named_recipes.recipe(settings.recipe))
     return replace(config, data=replace(config.data, store=settings.store or config.data.store))
 
@@ -212,7 +213,7 @@ def main(argv: Sequence[str]) -> None:
     config = configuration(settings)
     store = open_store(config)
     split = divide(store, config.split)
-    wanted = {name: Wanted(split=name, workdir=settings.workdir) for name in settings.splits}
+    wanted = {name: EvaluationRequest(split=name, workdir=settings.workdir) for name in settings.splits}
     found: dict[SplitName, dict[str, Score]] = {name: {} for name in wanted}
     shown = []
     for baseline in baselines(store, split, settings, out):

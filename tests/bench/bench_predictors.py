@@ -29,6 +29,7 @@ from swath.config import Config, ModelConfig, PatchesConfig
 from swath.models import checkpoint, inference
 from swath.models import network as models
 from swath.models.inference import Forward
+from swath.models.run_state import RunState
 from swath.prediction import streaming
 from swath.runtime import use_threads
 
@@ -67,9 +68,9 @@ def save_convolution(folder: Path) -> None:
     smp.MODEL_ARCHITECTURES_MAPPING[CONVOLUTION] = Convolution
     config = Config(patches=PatchesConfig(size=SIZE), model=ModelConfig(arch=CONVOLUTION))
     names, colours = zip(*(pair.split("=") for pair in scenes.CLASSES))
-    card = checkpoint.Card(store="", fingerprint="", bands=BANDS, dtype="uint8", classes=names, ignore=255,
+    card = checkpoint.ModelCard(store="", fingerprint="", bands=BANDS, dtype="uint8", classes=names, ignore=255,
                            colours=tuple(colour(code) for code in colours))
-    checkpoint.save(folder, {"net": network(config.model).state_dict()}, config, card)
+    checkpoint.save(folder, RunState(net=network(config.model).state_dict()), config, card)
 
 
 def job(argument: Mapping[str, Any]) -> dict[str, float]:

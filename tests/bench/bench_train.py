@@ -40,7 +40,8 @@ from swath.loading.loader import Batch
 from swath.runtime import choose_device
 from swath.training import loop
 from swath.training.context import LocalContext
-from swath.training.setup import Job
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup
 from swath.training.state import State
 
 
@@ -69,7 +70,7 @@ class Variant:
         return f"{self.network} {self.size} px {self.precision}{layout}{', compiled' if self.compile else ''}"
 
 
-def bare_step(job: Job, state: State, train: torch.nn.Module, batch: Batch) -> None:
+def bare_step(job: TrainingSetup, state: State, train: torch.nn.Module, batch: Batch) -> None:
     """A step without anything but its arithmetic."""
     with job.autocast():
         logits_NKHW = train(batch.images_NSBHW)
@@ -82,14 +83,14 @@ def bare_step(job: Job, state: State, train: torch.nn.Module, batch: Batch) -> N
 def measure(variant: Variant, store: Store, folder: Path, arguments: argparse.Namespace) -> list[Row]:
     """The loop's rate over the bare one's, and the peak of memory."""
     device = choose_device(arguments.device)
-    job = Job(variant.config(arguments.batch), store, LocalContext(folder, device))
+    job = TrainingSetup(Prepared.of(variant.config(arguments.batch), store), LocalContext(folder, device))
     state = job.start()
     train = job.network(state)
     (batch,) = job.loader.batches(0, 1)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    def steps(step: Callable[[Job, State, torch.nn.Module, Batch], object]) -> bench_race.Way:
+    def steps(step: Callable[[TrainingSetup, State, torch.nn.Module, Batch], object]) -> bench_race.Way:
         def work() -> None:
             for _ in range(arguments.steps):
                 state.step = 0
@@ -112,8 +113,8 @@ def fit(network: str, size: int, batch: int, store: Store, folder: Path, device:
     """How many patches `micro_batch: auto` finds to fit."""
     variant = Variant(network=network, size=size, precision="auto", channels_last=True, compile=False)
     config = variant.config(batch)
-    job = Job(replace(config, train=replace(config.train, micro_batch="auto")), store,
-              LocalContext(folder, choose_device(device)))  # type: ignore[arg-type]
+    job = TrainingSetup(Prepared.of(replace(config, train=replace(config.train, micro_batch="auto")), store),
+                        LocalContext(folder, choose_device(device)))  # type: ignore[arg-type]
     job.start()
     return f"{network} {size} px, batch {batch}: {job.micro.most} patches at once"
 

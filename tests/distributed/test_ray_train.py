@@ -23,6 +23,7 @@ from swath.distributed.connection import connected
 from swath.errors import TrainingError
 from swath.experiments import evaluation, experiment
 from swath.tracking import mlflow_store
+from swath.training.prepared import Prepared
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -87,7 +88,8 @@ def test_ranks_score_the_network_that_is_saved(cluster: None, store_uri: str, tm
     config = replace(config, model=replace(config.model, norm="batch"), train=replace(config.train, megapixels=0.2),
                      data=DataConfig(store=os.path.relpath(store_uri)))  # workers have another working directory
     outcome = runners.train(config, tmp_path)
-    score = evaluation.evaluate(str(outcome.run.checkpoint), evaluation.Wanted(workdir=tmp_path), device="cpu").score
+    request = evaluation.EvaluationRequest(workdir=tmp_path)
+    score = evaluation.evaluate(str(outcome.run.checkpoint), request, device="cpu").score
     np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
 
@@ -136,7 +138,8 @@ def test_a_run_killed_with_two_workers_goes_on_with_one(cluster: None, store_uri
     assert record.status == "FAILED"
     assert "worker failed" in record.tags["swath.reason"]
     alone = replace(noting("resumed"), cluster=replace(config.cluster, workers=1))
-    run = experiment.fit_here(alone, patchstore.open(store_uri), folder, mlflow_store.MemoryTracker(), lambda _: None)
+    run = experiment.fit_here(Prepared.of(alone, patchstore.open(store_uri)), folder, mlflow_store.MemoryTracker(),
+                              lambda _: None)
 
     undisturbed, killed, resumed = (_noted(tmp_path / name) for name in ("undisturbed", "killed", "resumed"))
     first = min(resumed)

@@ -37,7 +37,7 @@ def test_a_run_on_a_gpu_is_trained_scored_and_mapped(store: Store, dataset: Path
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     run = str(outcome.run.checkpoint)
-    score = evaluation.evaluate(run, evaluation.Wanted(workdir=tmp_path), device="cuda").score
+    score = evaluation.evaluate(run, evaluation.EvaluationRequest(workdir=tmp_path), device="cuda").score
     np.testing.assert_array_equal(score.counts.array, outcome.run.counts_RKQ)
 
     split, K = division.divide(store, config.split), len(store.classes)

@@ -22,7 +22,8 @@ from swath.models import network
 from swath.patches import overview, planning
 from swath.scoring import counting
 from swath.splits import division
-from swath.training.setup import Job
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup
 
 JobHere = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = ("--model.arch", "pspnet", "--patches.size", 64, "--patches.combine", "mixture", "--patches.scales", 1, 2)
@@ -117,14 +118,14 @@ def test_what_a_user_can_mend_is_one_line(job_here: JobHere, store: Store, argum
 def test_steps_and_reports_are_those_of_the_loop(store: Store, train: dict[str, float]) -> None:
     config = small(**train)
     split = division.divide(store, config.split)
-    plan, val = (planning.plan(store, config, name, labels=split) for name in ("train", "val"))
-    work = forecast.work(store, split, config, plan, val)
+    prepared = Prepared.of(config, store)
+    plan, work = prepared.plan, forecast.work(prepared)
     wanted = config.train.megapixels or config.train.epochs * plan.megapixels
     step = config.train.batch * 64**2 / 1e6
     assert (work.steps - 1) * step < wanted <= work.steps * step + 1e-9 or work.steps == 1
     loop = SimpleNamespace(steps=work.steps, step_megapixels=step,
                            report_megapixels=counting.report_megapixels(store, split, config))
-    assert work.reports == sum(Job.is_due(loop, done) for done in range(1, work.steps + 1))  # type: ignore[arg-type]
+    assert work.reports == sum(TrainingSetup.is_due(loop, done) for done in range(1, work.steps + 1))  # type: ignore[arg-type]
     assert work.epochs == pytest.approx(work.megapixels / plan.megapixels)
 
 
@@ -149,7 +150,8 @@ def test_a_trial_weighs_what_a_run_would_save(store: Store, quick: None) -> None
     config = small(batch=4, ema=0.1)
     config = replace(config, patches=replace(config.patches, scales=(2.0,), combine="single"),
                      model=replace(config.model, arch="unet"))  # every weight of which is trained
-    job = forecast.one_worker(replace(config, cluster=replace(config.cluster, workers=2)), store, torch.device("cpu"))
+    job = forecast.one_worker(Prepared.of(replace(config, cluster=replace(config.cluster, workers=2)), store),
+                              torch.device("cpu"))
     assert job.config.train.batch == 2
     trial = forecast.trial(job)
     parameters = sum(p.numel() for p in job.start().net.parameters())

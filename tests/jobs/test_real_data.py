@@ -16,7 +16,8 @@ from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 from swath.experiments import ingest
 from swath.maps import apply
 from swath.models import checkpoint, network
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
+from swath.models.run_state import RunState
 from swath.patches import certificate
 from swath.splits import division
 
@@ -114,9 +115,9 @@ def test_four_bands_with_a_crs_and_nodata_become_a_map(tmp_path: Path) -> None:
                     model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"))
     torch.manual_seed(0)
     net = network.build(config.model, bands=4, classes=3, mean_B=np.full(4, 120), std_B=np.full(4, 50))
-    card = Card(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"),
+    card = ModelCard(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"),
                 colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)), ignore=255)
-    checkpoint.save(folder, {"net": net.state_dict()}, config, card)
+    checkpoint.save(folder, RunState(net=net.state_dict()), config, card)
 
     written, = apply.predict(apply.Request(run=str(folder), source=str(source), output=tmp_path / "map.tif",
                                            workdir=tmp_path, cluster=ClusterConfig(device="cpu"))).maps

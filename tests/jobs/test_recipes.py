@@ -27,7 +27,8 @@ from swath import recipes
 from swath.commands import named_recipes
 from swath.config import Config
 from swath.distributed import ingest as ray_ingest
-from swath.experiments import experiment, ingest
+from swath.experiments import ingest
+from swath.experiments.prepare import prepare
 from swath.models import network
 from swath.tracking import mlflow_store
 from swath.tuning import space
@@ -201,7 +202,7 @@ def test_a_systems_recipe_plans_and_builds(name: str, stores: Callable[[str, Job
     config = named_recipes.recipe(name)
     config = replace(config, data=replace(config.data, store=uri))
     store = patchstore.open(uri, merge=config.data.merge)
-    costs = experiment.check(small(config), store)
+    costs = prepare(small(config), store).costs
     assert costs["plan/patches"] > 0
     assert costs["model/parameters"] > 1e6
     network.check(config.model, config.patches.size)

@@ -30,7 +30,8 @@ from swath.errors import ConfigError, DataError
 from swath.maps import apply, bands
 from swath.maps.apply import Request
 from swath.models import checkpoint, inference, network
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
+from swath.models.run_state import RunState
 from swath.prediction import streaming
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -45,9 +46,9 @@ def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None,
     config = Config(patches=patches, model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"),
                     loss=loss or LossConfig())
     net = network.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
-    card = Card(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),
+    card = ModelCard(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),
                 colours=tuple((50 * k, 255 - 50 * k, 0) for k in range(5)), ignore=255)
-    checkpoint.save(folder, {"net": net.state_dict()}, config, card)
+    checkpoint.save(folder, RunState(net=net.state_dict()), config, card)
     return folder
 
 

@@ -17,7 +17,7 @@ from rio_cogeo.cogeo import cog_validate
 from patchstore.errors import OutputError
 from patchstore.exports.cog import check_room, room_needed
 from swath.errors import DataError
-from swath.maps.geotiff import quicklook, round_length, write_map, write_shares
+from swath.maps.geotiff import quicklook, round_length, write_map, write_probabilities
 
 NAMES = ("water", "land (unpaved area)", "road")
 COLOURS = ((0, 120, 200), (130, 90, 60), (200, 200, 200))
@@ -101,7 +101,7 @@ def test_shares_are_a_cog_of_bytes_that_say_their_scale(tmp_path, bands):
     bytes_CHW[:, :200, :101] = 255
     names = [f"class {k}" for k in range(bands)]
     cut = [(40, bytes_CHW[:, :700]), (740, bytes_CHW[:, 700:])]
-    write_shares(tmp_path / "shares.tif", cut, shape=SHAPE, crs=WKT, transform=TRANSFORM, names=names,
+    write_probabilities(tmp_path / "shares.tif", cut, shape=SHAPE, crs=WKT, transform=TRANSFORM, names=names,
                  tags={"RUN": "a"})
     assert cog_validate(tmp_path / "shares.tif", strict=True) == (True, [], [])
     with rasterio.open(tmp_path / "shares.tif") as raster:
@@ -126,7 +126,8 @@ def test_shares_are_a_cog_of_bytes_that_say_their_scale(tmp_path, bands):
 def test_shares_that_are_there_already_stay(tmp_path):
     (tmp_path / "shares.tif").write_bytes(b"earlier")
     with pytest.raises(DataError, match=r"shares\.tif: exists already"):
-        write_shares(tmp_path / "shares.tif", [], shape=SHAPE, crs=None, transform=None, names="a", overwrite=False)
+        write_probabilities(tmp_path / "shares.tif", [], shape=SHAPE, crs=None, transform=None, names="a",
+                            overwrite=False)
     assert (tmp_path / "shares.tif").read_bytes() == b"earlier"
 
 
@@ -237,7 +238,7 @@ def test_room_on_the_disk_is_asked_for_before_any_row_is(tmp_path, monkeypatch, 
     with pytest.raises(OutputError, match=said):
         check_room(tmp_path / "new" / "map.tif", (4096, 4096), bands=bands)
     with pytest.raises(DataError, match=said):
-        write_shares(tmp_path / "new" / "map.tif", never(), shape=(4096, 4096), crs=None, transform=None,
+        write_probabilities(tmp_path / "new" / "map.tif", never(), shape=(4096, 4096), crs=None, transform=None,
                      names=["share"] * bands)
     assert list(tmp_path.iterdir()) == []
 

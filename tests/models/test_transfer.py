@@ -11,10 +11,11 @@ from swath.config import Config, ModelConfig, PatchesConfig
 from swath.errors import CheckpointError
 from swath.models import checkpoint, transfer
 from swath.models import network as models
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
+from swath.models.run_state import RunState
 
 MODEL = ModelConfig(arch="unet", encoder="tu-test_resnet", norm="group")
-CARD = Card(store="", fingerprint="", bands=3, dtype="uint8", classes=("field", "wood", "water"),
+CARD = ModelCard(store="", fingerprint="", bands=3, dtype="uint8", classes=("field", "wood", "water"),
             colours=((0, 0, 0), (1, 1, 1), (2, 2, 2)), ignore=255)
 
 
@@ -27,7 +28,7 @@ def network(model: ModelConfig = MODEL, bands: int = 3, classes: int = 3, seed: 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    checkpoint.save(tmp_path, {"net": network().state_dict(), "average": None}, Config(model=MODEL), CARD)
+    checkpoint.save(tmp_path, RunState(net=network().state_dict()), Config(model=MODEL), CARD)
     return tmp_path
 
 
@@ -76,7 +77,7 @@ def test_scales_that_are_fused_are_begun_from_one_scale(saved: Path) -> None:
 def test_a_fusion_of_other_scales_begins_anew(tmp_path: Path, scales: tuple[float, ...]) -> None:
     theirs = Config(model=MODEL, patches=PatchesConfig(scales=(1, 4), combine="concentric"))
     saved = network(combine="concentric", scales=(1, 4)).state_dict()
-    checkpoint.save(tmp_path, {"net": saved, "average": None}, theirs, CARD)
+    checkpoint.save(tmp_path, RunState(net=saved), theirs, CARD)
     net, before = (network(seed=1, combine="concentric", scales=scales) for _ in range(2))
     ours = replace(config(tmp_path), patches=PatchesConfig(scales=scales, combine="concentric"))
     assert transfer.begin(net, ours, CARD).endswith("; the fusion of scales begins anew")

@@ -32,14 +32,15 @@ from swath.config import (
 )
 from swath.errors import ConfigError, DataError
 from swath.experiments import evaluation, looks
-from swath.experiments.evaluation import Wanted
+from swath.experiments.evaluation import EvaluationRequest
 from swath.maps import apply
 from swath.scoring import counting
-from swath.scoring.worst import Worst
+from swath.scoring.worst import WorstBlocks
 from swath.splits import division
 from swath.tracking import mlflow_store
 from swath.training.context import LocalContext
-from swath.training.setup import Job
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup
 
 CPU = torch.device("cpu")
 Run = "subprocess.CompletedProcess[str]"
@@ -55,7 +56,7 @@ def configuration(store: Store, **changes: object) -> Config:
 def untrained(config: Config, store: Store, folder: Path) -> Path:
     """A checkpoint of a network as it begins, which any job takes for a model."""
     config = replace(config, cluster=replace(config.cluster, readers=0))
-    job = Job(config, store, LocalContext(folder, CPU))
+    job = TrainingSetup(Prepared.of(config, store), LocalContext(folder, CPU))
     with job.start().save(config, job.card, job.trained_cells()) as saved:
         return Path(shutil.copytree(saved, folder))
 
@@ -119,17 +120,17 @@ def test_folds_that_cannot_be_pooled_are_refused(folds: list[str], workdir: Path
     overlapping = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=1, seed=0))
     copy = untrained(overlapping, store, tmp_path / "copy")
     with pytest.raises(DataError, match=r"both have ground of scene \w+ in their val split"):
-        evaluation.cross_validate([*folds, str(copy)], Wanted(workdir=workdir))
+        evaluation.cross_validate([*folds, str(copy)], EvaluationRequest(workdir=workdir))
     config = configuration(store, split=SplitConfig(test_fraction=0, folds=3, fold=2))
     other = untrained(replace(config, score=replace(config.score, overlap=0.25)), store, tmp_path / "other")
     with pytest.raises(DataError, match="differ in overlap"):
-        evaluation.cross_validate([folds[0], str(other)], Wanted(workdir=workdir))
+        evaluation.cross_validate([folds[0], str(other)], EvaluationRequest(workdir=workdir))
     less = untrained(replace(config, score=replace(config.score, without=(store.classes[0].name,))), store,
                      tmp_path / "less")
     with pytest.raises(DataError, match="differ in without"):
-        evaluation.cross_validate([folds[0], str(less)], Wanted(workdir=workdir))
+        evaluation.cross_validate([folds[0], str(less)], EvaluationRequest(workdir=workdir))
     with pytest.raises(ConfigError, match="given twice"):
-        evaluation.cross_validate([folds[0], folds[0]], Wanted(workdir=workdir))
+        evaluation.cross_validate([folds[0], folds[0]], EvaluationRequest(workdir=workdir))
 
 
 @pytest.mark.parametrize("patches", [PatchesConfig(size=64), PatchesConfig(size=96, scales=(2.0,))])
@@ -137,7 +138,7 @@ def test_a_written_maps_recomputed_score_is_the_models(store: Store, dataset: Pa
                                                        patches: PatchesConfig) -> None:
     config = configuration(store, patches=patches, score=ScoreConfig())
     model = untrained(config, store, tmp_path / "model")
-    found = evaluation.evaluate(str(model), Wanted(workdir=tmp_path), device="cpu").score
+    found = evaluation.evaluate(str(model), EvaluationRequest(workdir=tmp_path), device="cpu").score
     labels, mapped = [], []
     for name in found.scenes:
         apply.predict(apply.Request(run=str(model), source=str(dataset / "images" / f"{name}.tif"), workdir=tmp_path,
@@ -244,7 +245,7 @@ def test_a_map_that_covers_no_label_is_no_score(store: Store, dataset: Path, wor
 def test_nothing_is_drawn_for_nobody(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = untrained(configuration(store), store, tmp_path / "model")
     kept = keep_figures(monkeypatch)
-    assert evaluation.evaluate(str(model), Wanted(workdir=tmp_path, worst=4), device="cpu").picture is None
+    assert evaluation.evaluate(str(model), EvaluationRequest(workdir=tmp_path, worst=4), device="cpu").picture is None
     assert kept == []
     assert not list(tmp_path.rglob("*.png"))
 
@@ -260,7 +261,7 @@ def test_looks_at_the_test_split_are_kept(store: Store, workdir: Path, tmp_path:
     assert list((workdir / "artifacts").rglob(f"{run}/artifacts/confusion-test.png"))
     again = configuration(store, patches=PatchesConfig(size=96))  # another model, the same ground
     other = untrained(again, store, tmp_path / "other")
-    assert evaluation.evaluate(str(other), Wanted(split="test", workdir=workdir), device="cpu").looks == 2
+    assert evaluation.evaluate(str(other), EvaluationRequest(split="test", workdir=workdir), device="cpu").looks == 2
     listed = last_json(job_here("evaluate", "--ledger", "--workdir", workdir, "--json"))["looks"]
     assert [one["what"] for one in listed[before:]] == [run, run, str(other)]
     assert [one["miou"] for one in listed[before:before + 2]] == [one["miou"] for one in found]
@@ -286,7 +287,7 @@ def test_a_look_knows_of_one_that_is_under_way(store: Store, workdir: Path) -> N
     config = configuration(store, split=SplitConfig(seed=3))
     said = counting.protocol(store, division.divide(store, config.split), "test", config)
     with looks.look(location, said, "another", store.uri):
-        found = evaluation.evaluate(str(model), Wanted(split="test", workdir=workdir), device="cpu")
+        found = evaluation.evaluate(str(model), EvaluationRequest(split="test", workdir=workdir), device="cpu")
     assert found.looks == 1
 
 
@@ -294,10 +295,10 @@ def test_a_look_knows_of_one_that_is_under_way(store: Store, workdir: Path) -> N
                                             ("run", "worst-val-run")])
 def test_a_picture_has_the_name_of_what_was_scored(store: Store, tmp_path: Path, what: str, name: str) -> None:
     ground = evaluation._ground(configuration(store), store, "val")
-    watch = Worst(1, store.ignore)
+    watch = WorstBlocks(1, store.ignore)
     region = counting.whole(store, ground.labels, "val")[0]
     watch(region, region.rows[0], np.zeros(region.shape, np.uint8), np.ones(region.shape, np.uint8))
-    found = evaluation._draw(ground, watch, Wanted(pictures=tmp_path), what, None)
+    found = evaluation._draw(ground, watch, EvaluationRequest(pictures=tmp_path), what, None)
     assert found == tmp_path / f"{name}.png"
     assert found.exists()
 

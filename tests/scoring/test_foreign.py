@@ -28,9 +28,9 @@ from swath.errors import ConfigError, DataError
 from swath.experiments import ingest
 from swath.maps.geotiff import quicklook, write_map
 from swath.scoring import external_maps
-from swath.scoring.counting import NOTHING, Region
+from swath.scoring.counting import NO_PREDICTION, Region
 from swath.scoring.external_files import Finder
-from swath.scoring.external_maps import Maps
+from swath.scoring.external_maps import ExternalMaps
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
 UTM = "EPSG:32634"
@@ -61,11 +61,11 @@ def region(scene: str, rows: tuple[int, int] = (0, HW[0]), cols: tuple[int, int]
     return Region(scene=scene, rows=rows, cols=cols)
 
 
-def opened(path: Path, store: Store, names: Sequence[str] = ("a",), **table: str) -> Maps:
-    return Maps.open(path, store, names, table=table)
+def opened(path: Path, store: Store, names: Sequence[str] = ("a",), **table: str) -> ExternalMaps:
+    return ExternalMaps.open(path, store, names, table=table)
 
 
-def read(maps: Maps, regions: Sequence[Region]) -> list[np.ndarray]:
+def read(maps: ExternalMaps, regions: Sequence[Region]) -> list[np.ndarray]:
     """The classes of regions, checked to come in order and without gaps."""
     out: list[list[np.ndarray]] = [[] for _ in regions]
     last = 0
@@ -85,14 +85,14 @@ def only(path: Path, store: Store, scene: str = "a", **table: str) -> np.ndarray
 
 
 def nearest(values: np.ndarray, crs: str, place: Affine, scene: patchstore.Scene) -> np.ndarray:
-    """What a raster shows at the centre of each pixel of a scene, NOTHING outside of it: the reference."""
+    """What a raster shows at the centre of each pixel of a scene, NO_PREDICTION outside of it: the reference."""
     rows, cols = np.indices(scene.shape) + 0.5
     assert scene.transform is not None
     x, y = Affine(*scene.transform) @ (cols, rows)
     x, y = map(np.asarray, reproject(scene.crs, crs, x.ravel(), y.ravel()))
     col, row = (np.floor(each).astype(int).reshape(scene.shape) for each in ~place @ (x, y))
     inside = (row >= 0) & (row < values.shape[0]) & (col >= 0) & (col < values.shape[1])
-    return np.where(inside, values[row.clip(0, values.shape[0] - 1), col.clip(0, values.shape[1] - 1)], NOTHING)
+    return np.where(inside, values[row.clip(0, values.shape[0] - 1), col.clip(0, values.shape[1] - 1)], NO_PREDICTION)
 
 
 def test_a_map_of_our_own_comes_back_exactly(tmp_path: Path, store: Store) -> None:
@@ -104,7 +104,7 @@ def test_a_map_of_our_own_comes_back_exactly(tmp_path: Path, store: Store) -> No
                   transform=scene.transform, names=[c.name for c in store.classes],
                   colours=[c.colour for c in store.classes])
         quicklook(tmp_path / f"{name}.tif", tmp_path / f"{name}.png")
-    maps = pickle.loads(pickle.dumps(Maps.open(tmp_path, store, list(store.scenes), table={})))  # noqa: S301
+    maps = pickle.loads(pickle.dumps(ExternalMaps.open(tmp_path, store, list(store.scenes), table={})))  # noqa: S301
     regions = [Region(scene=name, rows=rows, cols=cols) for name in store.scenes
                for rows, cols in (((0, 320), (0, 320)), ((64, 320), (128, 192)), ((250, 259), (1, 2)))]
     for there, found in zip(regions, read(maps, regions)):
@@ -132,7 +132,7 @@ def test_a_map_on_another_grid_is_aligned_as_brute_force_does(tmp_path: Path, sc
     values = classes_of(1, shape)
     write(tmp_path / "any.tif", values, crs=crs, transform=place)
     expected = nearest(values, crs, place, scenes.scenes["a"])
-    assert (expected != NOTHING).mean() > 0.2
+    assert (expected != NO_PREDICTION).mean() > 0.2
     assert len(np.unique(expected)) > 2
     maps = opened(tmp_path, scenes)
     np.testing.assert_array_equal(read(maps, [region("a")])[0], expected)
@@ -160,15 +160,15 @@ def test_regions_of_any_cut_are_those_of_the_whole(tmp_path: Path, scenes: Store
 
 def test_tiles_fill_gaps_and_disagreements_are_counted(tmp_path: Path, scenes: Store) -> None:
     tiles = {"t1": (0, 0), "t2": (20, 40), "t3": (-30, 80), "far": (0, 4000)}
-    expected, differing = np.full(HW, NOTHING, np.uint8), 0
+    expected, differing = np.full(HW, NO_PREDICTION, np.uint8), 0
     for seed, (name, (row, col)) in enumerate(tiles.items()):
         values = classes_of(seed, (50, 60))
         values[10:20, 10:30] = 7
         place = PLACE @ Affine.translation(col, row)
         write(tmp_path / f"{name}.tif", values, crs=UTM, transform=place, nodata=7)
-        there = nearest(np.where(values == 7, NOTHING, values), UTM, place, scenes.scenes["a"])
-        differing += int(((expected != NOTHING) & (there != NOTHING) & (expected != there)).sum())
-        expected = np.where(expected == NOTHING, there, expected)
+        there = nearest(np.where(values == 7, NO_PREDICTION, values), UTM, place, scenes.scenes["a"])
+        differing += int(((expected != NO_PREDICTION) & (there != NO_PREDICTION) & (expected != there)).sum())
+        expected = np.where(expected == NO_PREDICTION, there, expected)
     maps = opened(tmp_path, scenes, ["a", "c"])
     assert "no file serves c: all of their pixels are uncovered" in maps.notes
     assert "not used, as no scene of the split needs it: 1 raster (far.tif)" in maps.notes
@@ -176,7 +176,7 @@ def test_tiles_fill_gaps_and_disagreements_are_counted(tmp_path: Path, scenes: S
             in maps.notes)
     found, nothing = read(maps, [region("a"), region("c")])
     np.testing.assert_array_equal(found, expected)
-    assert (nothing == NOTHING).all()
+    assert (nothing == NO_PREDICTION).all()
     assert differing > 100
     assert maps.notes[-1] == f"a: its files disagree on {differing:,} pixels, which have the class of the first by name"
     read(maps, [region("a")])
@@ -219,7 +219,8 @@ def test_tiles_of_another_date_are_not_taken(tmp_path: Path, scenes: Store) -> N
     values, other = classes_of(), 2 - classes_of()
     for name, shown in (("a_b_0", other), ("a_b_1", other), ("aa", other), ("a_0", values[:35]), ("a_1", values[:35])):
         write(tmp_path / f"{name}.tif", shown, crs=UTM, transform=PLACE)
-    np.testing.assert_array_equal(only(tmp_path, scenes), np.concatenate([values[:35], np.full((35, 90), NOTHING)]))
+    expected = np.concatenate([values[:35], np.full((35, 90), NO_PREDICTION)])
+    np.testing.assert_array_equal(only(tmp_path, scenes), expected)
     for path in (*tmp_path.glob("a_[01].tif"), tmp_path / "aa.tif"):
         path.unlink()
     with pytest.raises(DataError, match="2 rasters, none with the name of one of the scenes"):
@@ -320,9 +321,9 @@ GEO = {"crs": UTM, "transform": PLACE}
 def test_numbers_of_every_type_are_classes(tmp_path: Path, scenes: Store, dtype: str, nodata: float | None) -> None:
     values, expected = classes_of().astype(dtype), classes_of()
     if nodata is not None:
-        values[:5], expected[:5] = nodata, NOTHING
+        values[:5], expected[:5] = nodata, NO_PREDICTION
     if dtype.startswith("f"):
-        values[6, :9], expected[6, :9] = np.nan, NOTHING
+        values[6, :9], expected[6, :9] = np.nan, NO_PREDICTION
     path = write(tmp_path / "a.tif", values, nodata=nodata, **GEO)
     np.testing.assert_array_equal(only(path, scenes), expected)
     assert opened(path, scenes).notes[-1] == ("values of 1 map: taken for class indices, as the file names no classes "
@@ -340,7 +341,7 @@ def test_colours_of_the_classes_are_classes(tmp_path: Path, scenes: Store, layou
         bands = np.moveaxis(colours[values], 2, 0)
         if layout == "alpha":
             opacity = np.full(HW, 255, np.uint8)
-            opacity[:9], expected[:9] = 0, NOTHING
+            opacity[:9], expected[:9] = 0, NO_PREDICTION
             bands = np.concatenate([bands, opacity[None]])
         path = write(tmp_path / "a.png", bands)
     np.testing.assert_array_equal(only(path, scenes), expected)
@@ -377,7 +378,7 @@ def vrt(path: Path, source: Path, categories: str) -> Path:
 def test_a_table_says_what_values_names_and_colours_are(tmp_path: Path, scenes: Store) -> None:
     values = classes_of()
     path = write(tmp_path / "a.tif", np.array([11, -3, 40], np.int16)[values], **GEO)
-    expected = np.where(values == 2, NOTHING, np.array([2, 0, 1], np.uint8)[values])
+    expected = np.where(values == 2, NO_PREDICTION, np.array([2, 0, 1], np.uint8)[values])
     np.testing.assert_array_equal(only(path, scenes, **{"11": "road", "-3": "water", "40": ""}), expected)
     named = write(tmp_path / "n" / "a.tif", values, **GEO)
     with rasterio.open(named, "r+") as file:
@@ -395,7 +396,7 @@ def test_a_table_says_what_values_names_and_colours_are(tmp_path: Path, scenes: 
 def test_a_nodata_that_is_a_class_too_is_nothing_with_a_note(tmp_path: Path, scenes: Store) -> None:
     values = classes_of()
     path = write(tmp_path / "a.tif", values, nodata=0, **GEO)
-    np.testing.assert_array_equal(only(path, scenes), np.where(values == 0, NOTHING, values))
+    np.testing.assert_array_equal(only(path, scenes), np.where(values == 0, NO_PREDICTION, values))
     assert opened(path, scenes).notes[-1].startswith("nodata 0 of a map is the value of water too")
     np.testing.assert_array_equal(only(path, scenes, **{"0": "water", "1": "land", "2": "road"}), values)
 
@@ -416,7 +417,7 @@ def test_what_a_mask_or_opacity_leaves_out_is_nothing(tmp_path: Path, scenes: St
         if layout == "mask":
             with rasterio.open(path, "r+") as file:
                 file.write_mask(real)
-    expected = nearest(np.where(real, values, NOTHING), UTM, place, scenes.scenes["a"])
+    expected = nearest(np.where(real, values, NO_PREDICTION), UTM, place, scenes.scenes["a"])
     np.testing.assert_array_equal(only(path, scenes), expected)
 
 
@@ -500,8 +501,8 @@ def test_real_masks_are_their_own_scenes_maps(tmp_path: Path) -> None:
     store = patchstore.open(uri)
     regions = [Region(scene=name, rows=(0, scene.shape[0]), cols=(0, scene.shape[1]))
                for name, scene in store.scenes.items()]
-    found = read(Maps.open(tmp_path / "maps", store, names, table={"#000000": ""}), regions)
+    found = read(ExternalMaps.open(tmp_path / "maps", store, names, table={"#000000": ""}), regions)
     for there, classes_HW in zip(regions, found):
         labels_HW = store.region(there.scene, "mask", there.rows, there.cols)
-        np.testing.assert_array_equal(classes_HW, np.where(labels_HW == store.ignore, NOTHING, labels_HW))
+        np.testing.assert_array_equal(classes_HW, np.where(labels_HW == store.ignore, NO_PREDICTION, labels_HW))
         assert len(np.unique(classes_HW)) > 2

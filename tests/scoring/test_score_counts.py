@@ -15,7 +15,7 @@ from swath.config import Config, ScoreConfig, SplitConfig
 from swath.scoring import counting, metrics
 from swath.scoring.boundary import BoundaryCounts
 from swath.scoring.counting import Region, Source
-from swath.scoring.metrics import NOTHING, Counts
+from swath.scoring.metrics import NO_PREDICTION, Counts
 from swath.splits import division
 
 K, IGNORE = 4, 200
@@ -66,7 +66,7 @@ def maps(draw: st.DrawFn) -> tuple[Bytes, Bytes, list[int]]:
     coarse = generator.integers(0, K, (-(-height // 4), -(-width // 4)))
     labels = np.kron(coarse, np.ones((4, 4), int))[:height, :width].astype(np.uint8)
     predictions = np.where(generator.random(labels.shape) < 0.1, generator.integers(0, K, labels.shape), labels)
-    predictions[generator.random(labels.shape) < draw(st.sampled_from([0, 0.1]))] = NOTHING
+    predictions[generator.random(labels.shape) < draw(st.sampled_from([0, 0.1]))] = NO_PREDICTION
     labels[generator.random(labels.shape) < draw(st.sampled_from([0, 0.2]))] = IGNORE
     return labels, predictions.astype(np.uint8), draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
 
@@ -104,13 +104,13 @@ def test_counts_are_scikit_learns_and_uncovered_stands_apart(given_maps: tuple[B
     labels, predictions, _ = given_maps
     counts_KP = metrics.tally(labels, predictions, K, IGNORE)
     valid = labels != IGNORE
-    of_all = confusion_matrix(labels[valid], np.where(predictions == NOTHING, K, predictions)[valid],
+    of_all = confusion_matrix(labels[valid], np.where(predictions == NO_PREDICTION, K, predictions)[valid],
                               labels=range(K + 1)) if valid.any() else np.zeros((K + 1, K + 1))
     np.testing.assert_array_equal(counts_KP, of_all[:K])
 
 
 @pytest.mark.parametrize(("label", "prediction", "named"), [(K, 0, "label 4"), (0, K, "prediction 4"),
-                                                          (IGNORE + 1, NOTHING, "label 201")])
+                                                          (IGNORE + 1, NO_PREDICTION, "label 201")])
 def test_what_is_no_class_is_refused(label: int, prediction: int, named: str) -> None:
     labels, predictions = np.array([[0, label, IGNORE]], np.uint8), np.array([[0, prediction, 77]], np.uint8)
     with pytest.raises(ValueError, match=f"{named} is none of the 4 classes"):
@@ -185,7 +185,7 @@ def test_uncovered_pixels_are_wrong_or_out_and_are_named(store: Store, split: di
     def holed(scene: str, labels: Bytes) -> Bytes:
         labels = labels.copy()
         if scene == first:
-            labels[:40] = NOTHING
+            labels[:40] = NO_PREDICTION
         return labels
 
     wrong, out = (counting.evaluate(store, split, "val", source_of(store, holed), CONFIG, uncovered=fate)

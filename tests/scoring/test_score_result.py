@@ -218,7 +218,7 @@ def population() -> tuple[PaperStore, Split, dict[str, NDArray[np.int64]]]:
     """A store without pixels: scenes of 64 blocks, some classes in few of them, with the counts of a predictor that
     finds some ground harder than other, scenes and blocks alike."""
     generator = np.random.default_rng(12)
-    cells, each = SIDE // CELL, counting.BLOCK // CELL
+    cells, each = SIDE // CELL, counting.SAMPLE_BLOCK_PX // CELL
     counts, confusions = {}, {}
     for number in range(SCENES):
         share_bK = generator.dirichlet([3.0, 1.5, 0.6, 0.2], (cells // each) ** 2) * (generator.random(K) < 0.9)
@@ -244,8 +244,9 @@ def test_the_samples_estimate_is_unbiased_and_its_error_honest(
     found = []
     for seed in range(200):
         drawn = counting.sample(store, split, "val", config, seed=seed)  # type: ignore[arg-type]
-        counts = np.stack([confusions[r.scene][r.rows[0] // counting.BLOCK * (SIDE // counting.BLOCK)
-                                               + r.cols[0] // counting.BLOCK] for r in drawn.regions])
+        block_px = counting.SAMPLE_BLOCK_PX
+        counts = np.stack([confusions[r.scene][r.rows[0] // block_px * (SIDE // block_px) + r.cols[0] // block_px]
+                           for r in drawn.regions])
         strata = np.array([r.stratum for r in drawn.regions])
         found.append(metrics.part_score(counts, strata, drawn.population_h, present))
     miou, se = np.array([(one.miou, one.se) for one in found]).T

@@ -12,16 +12,16 @@ from patchstore import Store
 from swath.config import Config, SplitConfig
 from swath.scoring import counting, worst
 from swath.scoring.counting import Region
-from swath.scoring.worst import Worst
+from swath.scoring.worst import WorstBlocks
 from swath.splits import division
 
 IGNORE = 255
 
 
 def seen(most: int, maps: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], height: int,
-         origin: tuple[int, int] = (0, 0)) -> Worst:
+         origin: tuple[int, int] = (0, 0)) -> WorstBlocks:
     """What is kept of maps (labels and predictions by scene) that come in pieces of so many rows."""
-    watch = Worst(most, IGNORE)
+    watch = WorstBlocks(most, IGNORE)
     for scene, (labels, predictions) in maps.items():
         region = Region(scene=scene, rows=(origin[0], origin[0] + len(labels)),
                         cols=(origin[1], origin[1] + labels.shape[1]))
@@ -73,9 +73,9 @@ def test_a_sheet_shows_blocks_of_any_size(store: Store, tmp_path: Path) -> None:
 
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         for index, region in enumerate(regions):
-            yield index, region.rows[0], np.full(region.shape, 1 if index else counting.NOTHING, np.uint8)
+            yield index, region.rows[0], np.full(region.shape, 1 if index else counting.NO_PREDICTION, np.uint8)
 
-    watch = Worst(6, store.ignore)
+    watch = WorstBlocks(6, store.ignore)
     counting.evaluate(store, split, "val", source, Config(), watch=watch)
     assert {block.region.shape for block in watch.blocks} >= {(256, 256), (64, 256)}  # scenes are 320 px wide
     worst.draw(store, split, "val", watch.blocks, tmp_path / "worst.png")

@@ -84,7 +84,7 @@ def test_a_class_without_labels_has_no_ceiling(store: Store) -> None:
 
 
 def test_a_bound_takes_blocks_from_all_of_the_split(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceiling, "BLOCK", 64)
+    monkeypatch.setattr(ceiling, "CEILING_BLOCK_PX", 64)
     split, plan = planned(store, 32, 2.0)
     read: list[tuple[str, int]] = []
     region = store.region
@@ -104,7 +104,7 @@ def test_a_bound_takes_blocks_from_all_of_the_split(store: Store, monkeypatch: p
 
 def test_a_sample_is_of_labelled_ground_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One scene, three blocks: without labels, of class 0, and of class 1."""
-    monkeypatch.setattr(ceiling, "BLOCK", 64)
+    monkeypatch.setattr(ceiling, "CEILING_BLOCK_PX", 64)
     labels_HW = np.repeat([[IGNORE, 0, 1]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)
     store = paper_store.PaperStore([paper_store.scene("s", labels_HW.shape)], {"s": labels_HW}, names=("a", "b"))
     split = Split(labels={"s": np.ones((1, 3), np.uint8)})

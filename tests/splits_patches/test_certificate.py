@@ -21,7 +21,7 @@ from swath.config import Config, PatchesConfig, SplitConfig
 from swath.patches import certificate, planning
 from swath.splits import autocorrelation, division
 from swath.splits.division import SPLITS, Split
-from swath.training.setup import Job
+from swath.training.setup import TrainingSetup
 
 CLASSES = [ClassInfo("land", (200, 180, 120)), ClassInfo("green", (20, 120, 40))]
 
@@ -191,7 +191,7 @@ def test_trained_cells_of_a_scene_of_two_names_are_those_of_both() -> None:
     labels = {name: np.full((2, 2), division.NONE, np.uint8) for name in "abc"}
     labels["a"][0], labels["b"][:, 0] = 0, 0
     job = SimpleNamespace(store=store, split=Split(labels=labels))
-    trained = Job.trained_cells(job)  # type: ignore[arg-type]
+    trained = TrainingSetup.trained_cells(job)  # type: ignore[arg-type]
     assert {name: cells.tolist() for name, cells in trained.items()} == {"a": [[True, True], [True, False]]}
 
 

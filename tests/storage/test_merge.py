@@ -15,7 +15,8 @@ from patchstore import ClassInfo, Scene, Store, StoreError
 from patchstore.store.merge import merge
 from swath import recipes
 from swath.config import ClusterConfig, PatchesConfig
-from swath.experiments import evaluation, experiment
+from swath.experiments import evaluation
+from swath.experiments.prepare import open_store
 from swath.training import loop
 from swath.training.context import LocalContext
 
@@ -136,7 +137,7 @@ def test_a_run_trains_on_merged_classes_and_is_scored_on_them(store_uri: str, tm
         config, data=replace(config.data, store=store_uri, merge=("=water", "built=building+road")),
         patches=PatchesConfig(size=64), train=replace(config.train, megapixels=0.1, report_every=0.1),
         model=replace(config.model, encoder="tu-mobilenetv3_small_050"), cluster=ClusterConfig(device="cpu", readers=0))
-    run = loop.fit(config, experiment.open_store(config), LocalContext(tmp_path, torch.device("cpu")))
-    wanted = evaluation.Wanted(split="test", workdir=tmp_path)
+    run = loop.fit(config, open_store(config), LocalContext(tmp_path, torch.device("cpu")))
+    wanted = evaluation.EvaluationRequest(split="test", workdir=tmp_path)
     score = evaluation.evaluate(str(run.checkpoint), wanted, device="cpu").score
     assert score.iou.keys() == {"field", "built", "woodland"}

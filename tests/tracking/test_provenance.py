@@ -21,7 +21,7 @@ def test_each_warning_is_noted_once_and_shown_as_ever() -> None:
         warnings.simplefilter("always")
         shown: list[str] = []
         warnings.showwarning = lambda message, *rest: shown.append(str(message))
-        with provenance.noted(said.append):
+        with provenance.recording_warnings(said.append):
             for text in ("one", "two", "one"):
                 warnings.warn(text, stacklevel=1)
         warnings.warn("later", stacklevel=1)

@@ -17,7 +17,7 @@ import patchstore
 from patchstore import Store
 from swath.config import ClusterConfig, Config, LossConfig, ModelConfig, PatchesConfig, TrainConfig
 from swath.models import checkpoint_files
-from swath.models.checkpoint_files import Keeper
+from swath.models.checkpoint_files import CheckpointStore
 from swath.say import Metrics
 from swath.training import loop
 from swath.training.context import LocalContext
@@ -60,7 +60,7 @@ def test_the_newest_and_the_best_are_kept(make: Callable[[], Path], tmp_path: Pa
     folder = tmp_path / "run"
     for megapixels, score in enumerate((0.5, 0.9, 0.1, None, 0.2), start=1):
         # Each by a process of its own, as after restarts
-        Keeper(folder, 2).keep(make(), megapixels, score)
+        CheckpointStore(folder, 2).add(make(), megapixels, score)
     assert names(folder) == [name(2), name(4), name(5)]
 
 
@@ -72,9 +72,9 @@ def test_what_is_kept_follows_the_rule(scores: list[float | None], keep: int, tm
     for file in checkpoint_files.FILES:
         (source / file).write_bytes(b"x")
     checkpoint_files.seal(source)
-    keeper = Keeper(folder, keep)
+    keeper = CheckpointStore(folder, keep)
     for megapixels, score in enumerate(scores):
-        keeper.keep(source, megapixels, score)
+        keeper.add(source, megapixels, score)
     newest = set(range(len(scores))[-keep:])
     scored = [(s, -m) for m, s in enumerate(scores) if s is not None and s == s]
     best = {-max(scored)[1]} if scored else set()
@@ -112,44 +112,44 @@ def empty(folder: Path) -> None:
 def test_what_is_not_whole_is_left_out_and_told(make: Callable[[], Path], tmp_path: Path,
                                                damage: Callable[[Path], None]) -> None:
     folder = tmp_path / "run"
-    keeper = Keeper(folder, 2)
-    whole = keeper.keep(make(), 1, 0.5)
-    damaged = keeper.keep(make(), 2, 0.6)
+    keeper = CheckpointStore(folder, 2)
+    whole = keeper.add(make(), 1, 0.5)
+    damaged = keeper.add(make(), 2, 0.6)
     damage(damaged)
     begins = checkpoint_files.beginning(folder, "/another/checkpoint")
     assert begins.checkpoint == whole
     assert len(begins.damaged) == 1
     assert str(damaged) in begins.damaged[0]
     assert "not whole" in begins.damaged[0]
-    third = Keeper(folder, 2).keep(make(), 3, 0.1)
+    third = CheckpointStore(folder, 2).add(make(), 3, 0.1)
     assert checkpoint_files.newest(folder) == third
     if damage is not flip_state:  # what is seen without reading it all does not push a whole one out
         assert {whole, third} == set(folder.glob("kpx*"))
 
 
 def test_a_newer_one_that_is_damaged_takes_no_place(make: Callable[[], Path], tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "run", 2)
+    keeper = CheckpointStore(tmp_path / "run", 2)
     for megapixels, score in ((1, 0.1), (2, 0.2), (4, 0.9)):
-        place = keeper.keep(make(), megapixels, score)
+        place = keeper.add(make(), megapixels, score)
     flip_state(place)  # the run goes on from 2, and is at 3 when it is saved
-    assert keeper.keep(make(), 3).is_dir()
+    assert keeper.add(make(), 3).is_dir()
     assert names(tmp_path / "run") == [name(2), name(3)]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"other": 1}'])
 def test_a_spoilt_note_of_the_best_stops_no_run(make: Callable[[], Path], tmp_path: Path, text: str) -> None:
-    keeper = Keeper(tmp_path / "run", 1)
-    keeper.keep(make(), 1, 0.9)
+    keeper = CheckpointStore(tmp_path / "run", 1)
+    keeper.add(make(), 1, 0.9)
     (tmp_path / "run" / "best.json").write_text(text)
-    keeper.keep(make(), 2, 0.5)
+    keeper.add(make(), 2, 0.5)
     assert names(tmp_path / "run") == [name(2)]
 
 
 def test_a_best_that_is_cut_is_the_best_no_longer(make: Callable[[], Path], tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "run", 1)
-    cut_state(keeper.keep(make(), 1, 0.9))
-    keeper.keep(make(), 2, 0.5)
-    keeper.keep(make(), 3, 0.1)
+    keeper = CheckpointStore(tmp_path / "run", 1)
+    cut_state(keeper.add(make(), 1, 0.9))
+    keeper.add(make(), 2, 0.5)
+    keeper.add(make(), 3, 0.1)
     assert names(tmp_path / "run") == [name(2), name(3)]
 
 
@@ -161,20 +161,20 @@ def test_the_order_in_which_a_run_begins(make: Callable[[], Path], tmp_path: Pat
     named = checkpoint_files.beginning(folder, "/another/checkpoint")
     assert named.checkpoint == Path("/another/checkpoint")
     assert "train.resume" in named.said
-    own = Keeper(folder, 1).keep(make(), 1)
+    own = CheckpointStore(folder, 1).add(make(), 1)
     begins = checkpoint_files.beginning(folder, "/another/checkpoint")
     assert begins.checkpoint == own
     assert "its own" in begins.said
 
 
 def test_minutes_count_from_the_last_checkpoint(make: Callable[[], Path], tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "run", 1, minutes=0.2 / 60)
+    keeper = CheckpointStore(tmp_path / "run", 1, minutes=0.2 / 60)
     assert not keeper.is_due()
     time.sleep(0.21)
     assert keeper.is_due()
-    keeper.keep(make(), 1)
+    keeper.add(make(), 1)
     assert not keeper.is_due()
-    assert not Keeper(tmp_path / "run", 1, minutes=0).is_due()
+    assert not CheckpointStore(tmp_path / "run", 1, minutes=0).is_due()
 
 
 class Saving(LocalContext):

@@ -28,10 +28,10 @@ from swath.config import (
     TrainConfig,
 )
 from swath.errors import ConfigError
-from swath.experiments import experiment, forecast
+from swath.experiments import forecast
+from swath.experiments.prepare import prepare
 from swath.maps import apply
 from swath.models import checkpoint, inference
-from swath.patches import planning
 from swath.scoring import counting
 from swath.splits import division
 from swath.training import loop
@@ -94,8 +94,7 @@ def test_the_ground_around_a_patch_changes_what_is_said_of_it(finished: loop.Run
 def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_SECONDS", 0.0)
     split = division.divide(store, CONCENTRIC.split)
-    plans = {name: planning.plan(store, CONCENTRIC, name, labels=split) for name in ("train", "val")}  # type: ignore[arg-type]
-    work = forecast.work(store, split, CONCENTRIC, plans["train"], plans["val"])
+    work = forecast.work(prepare(CONCENTRIC, store))
     assert (work.steps, work.reports) == (4, 2)
     seen = 0
 
@@ -109,18 +108,18 @@ def test_the_forecast_knows_the_windows_and_a_trial_runs(store: Store, monkeypat
     counting.count(store, split, "val", regions,
                    counting.network_source(store, forward, CONCENTRIC, torch.device("cpu")))
     assert work.whole_windows_S == (seen,)
-    trial = forecast.trial(forecast.one_worker(CONCENTRIC, store, torch.device("cpu")))
+    trial = forecast.trial(forecast.one_worker(prepare(CONCENTRIC, store), torch.device("cpu")))
     assert len(trial.window_s_S) == 1
 
 
 def test_a_runs_cost_is_known_and_a_wrong_size_is_refused(store: Store) -> None:
-    costs = experiment.check(CONCENTRIC, store)
+    costs = prepare(CONCENTRIC, store).costs
     assert costs["plan/megapixels"] == pytest.approx(costs["plan/patches"] * 2 * 64**2 / 1e6)
     alone = replace(CONCENTRIC, patches=PatchesConfig(size=64))
-    assert 2 < costs["model/gmacs_per_megapixel"] / experiment.check(alone, store)["model/gmacs_per_megapixel"] < 2.5
+    assert 2 < costs["model/gmacs_per_megapixel"] / prepare(alone, store).costs["model/gmacs_per_megapixel"] < 2.5
     with pytest.raises(ConfigError, match=r"^patches\.size: pan over .* takes no patches of 32 pixels"):
-        experiment.check(replace(CONCENTRIC, patches=replace(CONCENTRIC.patches, size=32),
-                                 model=ModelConfig(arch="pan", encoder="resnet18")), store)
+        prepare(replace(CONCENTRIC, patches=replace(CONCENTRIC.patches, size=32),
+                        model=ModelConfig(arch="pan", encoder="resnet18")), store)
 
 
 @pytest.mark.parametrize(("point", "batch", "combine"), [
@@ -208,7 +207,7 @@ def test_the_ground_around_is_learned_from_several_scales_alone(tmp_path: Path) 
         right = counts_KK[1:, 1:].diagonal().sum() / counts_KK[1:].sum()
         found[title] = run.metrics["val/miou"], float(right)
         print(f"{title}: mean IoU {found[title][0]:.3f}, accuracy on strokes {right:.3f}, "
-              f"{experiment.check(config, store)['model/gmacs_per_megapixel']:.1f} GMACs for a megapixel of map")
+              f"{prepare(config, store).costs['model/gmacs_per_megapixel']:.1f} GMACs for a megapixel of map")
     assert abs(found["fine"][1] - 0.5) < 0.2
     assert found["concentric"][1] > 0.9
     assert found["concentric"][0] > max(found["fine"][0], found["coarse"][0]) + 0.3

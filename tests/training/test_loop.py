@@ -127,8 +127,8 @@ def test_the_moving_average_is_what_is_used(finished: loop.Run) -> None:
     assert finished.checkpoint is not None
     saved = checkpoint.load(finished.checkpoint)
     used = saved.network(CPU).state_dict()
-    assert all(torch.equal(used[name], tensor) for name, tensor in saved.state["average"].items())
-    assert any(not torch.equal(used[name], tensor) for name, tensor in saved.state["net"].items())
+    assert all(torch.equal(used[name], tensor) for name, tensor in saved.state.average.items())
+    assert any(not torch.equal(used[name], tensor) for name, tensor in saved.state.net.items())
 
 
 def test_a_run_cut_off_before_its_last_report_tells_it(finished: loop.Run, store: Store, tmp_path: Path) -> None:
@@ -152,12 +152,12 @@ def test_ground_that_was_trained_on_is_not_scored(finished: loop.Run, store: Sto
 
     assert finished.checkpoint is not None
     saved = checkpoint.load(finished.checkpoint)
-    trained = next(scene.group for scene in store.scenes.values() if scene.fingerprint in saved.state["trained"])
+    trained = next(scene.group for scene in store.scenes.values() if scene.fingerprint in saved.state.trained)
     others = sorted({scene.group for scene in store.scenes.values()} - {trained})
     redrawn = replace(saved.config, split=SplitConfig(val=(others[0],), test=(trained,)))
     checkpoint.save(tmp_path, saved.state, redrawn, saved.card)
     with pytest.raises(DataError, match="the model was trained on it"):
-        evaluation.evaluate(str(tmp_path), evaluation.Wanted(split="test", workdir=tmp_path), device="cpu")
+        evaluation.evaluate(str(tmp_path), evaluation.EvaluationRequest(split="test", workdir=tmp_path), device="cpu")
 
 
 def test_a_damaged_checkpoint_is_refused(finished: loop.Run, tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from patchstore import Store
 from swath.config import AugmentConfig, ClusterConfig, Config, ModelConfig, PatchesConfig, TrainConfig
 from swath.errors import ConfigError, TrainingError
-from swath.experiments import experiment
+from swath.experiments.prepare import prepare_parts
 from swath.models import network
-from swath.splits import division
 from swath.training.micro_batch import MicroBatch, fits
 
 
@@ -87,4 +86,4 @@ def test_too_small_a_share_is_refused_before_anything_is_built(store: Store) -> 
                     augment=AugmentConfig(pipeline="none"), train=TrainConfig(batch=4),
                     cluster=ClusterConfig(workers=4))
     with pytest.raises(ConfigError, match=r"train\.batch: 1 for each worker, but this network is not trained on fewer"):
-        experiment.check_parts(config, store, division.divide(store, config.split))
+        prepare_parts(config, store)

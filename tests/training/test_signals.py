@@ -40,19 +40,19 @@ def heard() -> Iterator[list[int]]:
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_the_first_signal_is_noted_and_the_second_acts(heard: list[int], number: int,
                                                        end: type[BaseException]) -> None:
-    with signals.heeded() as told:
-        told.leave()  # nothing yet
+    with signals.catch_stop_signals() as told:
+        told.reraise()  # nothing yet
         os.kill(os.getpid(), number)
         assert (bool(told), told.number, heard) == (True, number, [])
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [signal.SIGTERM]
     with pytest.raises(end) as left:
-        told.leave()
+        told.reraise()
     assert getattr(left.value, "code", None) == (143 if number == signal.SIGTERM else None)
 
 
 def test_after_the_block_signals_do_what_they_did(heard: list[int]) -> None:
-    with signals.heeded() as told:
+    with signals.catch_stop_signals() as told:
         pass
     os.kill(os.getpid(), signal.SIGINT)
     assert (bool(told), heard) == (False, [signal.SIGINT])
@@ -61,7 +61,7 @@ def test_after_the_block_signals_do_what_they_did(heard: list[int]) -> None:
 def test_a_thread_heeds_no_signals() -> None:
     def look() -> None:
         before = signal.getsignal(signal.SIGTERM)
-        with signals.heeded() as told:
+        with signals.catch_stop_signals() as told:
             seen.append((bool(told), signal.getsignal(signal.SIGTERM) == before))
 
     seen: list[tuple[bool, bool]] = []
@@ -127,7 +127,7 @@ def end_by_turns(job: Job, number: int) -> None:
     assert job.record.tags["swath.reason"] == ("told to end by a signal" if number == signal.SIGTERM else "interrupted")
     newest = checkpoint_files.newest(job.folder)
     assert newest is not None
-    assert checkpoint.load(newest).state["step"] == job.steps()[-1] + 1  # the step was finished, and saved
+    assert checkpoint.load(newest).state.step == job.steps()[-1] + 1  # the step was finished, and saved
     assert job.record.tags["swath.checkpoint"] == str(newest)
 
     process = job.start("--run", job.run_id)

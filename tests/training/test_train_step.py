@@ -18,6 +18,8 @@ from swath.config import Config, LossConfig, PatchesConfig
 from swath.models import network
 from swath.training import loop
 from swath.training.context import LocalContext
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup
 
 CPU = torch.device("cpu")
 
@@ -49,7 +51,7 @@ def drift(store: Store, folder: Path, loss: LossConfig, norm: Literal["group", "
             train=replace(TINY.train, batch=16, micro_batch=micro_batch, megapixels=10 * 16 * 64 * 64 / 1e6,
                           report_every=100, ema=0, optimiser="sgd", lr=0.003))
         weights.append(flat(trained(config, store, folder)))
-    moved = (weights[0] - flat(loop.Job(config, store, LocalContext(folder, CPU)).start().net)).norm()
+    moved = (weights[0] - flat(TrainingSetup(Prepared.of(config, store), LocalContext(folder, CPU)).start().net)).norm()
     return [float((weights[0] - other).norm() / moved) for other in weights[1:]]
 
 
@@ -60,7 +62,7 @@ def flat(net: network.Net) -> torch.Tensor:
 
 def trained(config: Config, store: Store, folder: Path) -> network.Net:
     """The network after a run's steps, without its reports. Labels are ignored unevenly: a patch from row to row."""
-    job = loop.Job(config, store, LocalContext(folder, CPU))
+    job = TrainingSetup(Prepared.of(config, store), LocalContext(folder, CPU))
     state = job.start()
     train = job.network(state)
     for batch in job.loader.batches(0, job.steps):
@@ -74,7 +76,7 @@ def trained(config: Config, store: Store, folder: Path) -> network.Net:
 def test_a_frozen_encoder_stays_as_it_is_until_it_thaws(store: Store, tmp_path: Path) -> None:
     config = replace(TINY, model=with_weights(replace(TINY.model, norm="batch"), tmp_path),
                      train=replace(TINY.train, freeze=0.5, megapixels=4 * 8 * 64 * 64 / 1e6, report_every=100))
-    job = loop.Job(config, store, LocalContext(tmp_path, CPU))
+    job = TrainingSetup(Prepared.of(config, store), LocalContext(tmp_path, CPU))
     state = job.start()
     train = job.network(state)
 
@@ -83,7 +85,7 @@ def test_a_frozen_encoder_stays_as_it_is_until_it_thaws(store: Store, tmp_path: 
 
     seen = [encoder()]
     for batch in job.loader.batches(0, 4):
-        if state.step == job.thaw:
+        if state.step == job.unfreeze_step:
             train = job.network(state)
         head = state.net.net.segmentation_head[0].weight.detach().clone()
         loop.train_step(job, state, train, batch)
@@ -94,7 +96,7 @@ def test_a_frozen_encoder_stays_as_it_is_until_it_thaws(store: Store, tmp_path: 
 
 def test_the_encoder_has_a_rate_of_its_own(store: Store, tmp_path: Path) -> None:
     config = replace(TINY, train=replace(TINY.train, encoder_lr=0.0, warmup=0, weight_decay=0))
-    job = loop.Job(config, store, LocalContext(tmp_path, CPU))
+    job = TrainingSetup(Prepared.of(config, store), LocalContext(tmp_path, CPU))
     state = job.start()
     encoder = [parameter.detach().clone() for parameter in state.net.encoder.parameters()]
     (batch,) = job.loader.batches(0, 1)
@@ -111,7 +113,7 @@ def test_half_the_bits_give_about_the_same_loss(store: Store, tmp_path: Path, pr
     for name in ("fp32", precision):  # fp16 takes seconds a step on a CPU
         config = replace(TINY, patches=PatchesConfig(size=32, foreign="ignore"),
                          train=replace(TINY.train, batch=2, precision=name))  # type: ignore[arg-type]
-        job = loop.Job(config, store, LocalContext(tmp_path, CPU))
+        job = TrainingSetup(Prepared.of(config, store), LocalContext(tmp_path, CPU))
         state = job.start()
         (batch,) = job.loader.batches(0, 1)
         losses[name], _ = loop.train_step(job, state, job.network(state), batch)
@@ -120,7 +122,7 @@ def test_half_the_bits_give_about_the_same_loss(store: Store, tmp_path: Path, pr
     assert state.scaler.is_enabled() == (precision == "fp16")
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 64.0} if precision == "fp16" else {})
     with state.save(config, job.card, {}) as folder:
-        again = loop.Job(config, store, LocalContext(tmp_path, CPU, resume=Path(folder))).start()
+        again = TrainingSetup(Prepared.of(config, store), LocalContext(tmp_path, CPU, resume=Path(folder))).start()
     assert again.scaler.state_dict() == state.scaler.state_dict()
 
 
@@ -128,7 +130,8 @@ def test_half_the_bits_give_about_the_same_loss(store: Store, tmp_path: Path, pr
 def test_a_compiled_network_is_the_same_network(store: Store, tmp_path: Path) -> None:
     losses, nets = [], []
     for compiled in (False, True):
-        job = loop.Job(replace(TINY, train=replace(TINY.train, compile=compiled)), store, LocalContext(tmp_path, CPU))
+        job = TrainingSetup(Prepared.of(replace(TINY, train=replace(TINY.train, compile=compiled)), store),
+                            LocalContext(tmp_path, CPU))
         state = job.start()
         train = job.network(state)
         losses.append([loop.train_step(job, state, train, batch)[0] for batch in job.loader.batches(0, 2)])

@@ -125,16 +125,16 @@ def test_an_autoscaled_cluster_has_to_be_told_how_far_to_grow(cluster: None, sto
     config = replace(config, cluster=ClusterConfig(device="cuda"))
     with pytest.raises(ConfigError, match=r"has 0 GPUs so far.*--search.concurrent N --cluster.cpus N"):
         study.run(config, tmp_path)
-    placed = ray_tune.placed(replace(config, cluster=ClusterConfig(device="cuda", cpus=8, workers=2)))
+    placed = ray_tune.with_resources(replace(config, cluster=ClusterConfig(device="cuda", cpus=8, workers=2)))
     assert (placed.search.concurrent, placed.cluster.cpus, placed.cluster.device) == (3, 8, "cuda")
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(ConfigError, match="the Ray cluster has 0 GPUs"):
-        ray_tune.placed(config)
+        ray_tune.with_resources(config)
 
 
 def test_trials_get_what_the_cluster_has_room_for(cluster: None, store_uri: str) -> None:
     def places(trials: int, **cluster: int) -> tuple[int, int]:
-        placed = ray_tune.placed(replace(tiny(store_uri, "loss.dice=0|1", trials=trials),
+        placed = ray_tune.with_resources(replace(tiny(store_uri, "loss.dice=0|1", trials=trials),
                                          cluster=ClusterConfig(**cluster)))
         return placed.search.concurrent, placed.cluster.cpus
 

@@ -22,7 +22,7 @@ from swath.commands.paths import absolute_config, absolute_path, absolute_tracki
 from swath.config import Config, DeviceName
 from swath.errors import ConfigError
 from swath.experiments import evaluation, looks
-from swath.experiments.evaluation import Evaluation, Folds, Wanted
+from swath.experiments.evaluation import Evaluation, EvaluationRequest, Folds
 from swath.report import score_tables
 from swath.scoring.metrics import Uncovered
 from swath.splits.division import SplitName
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = read_over(Arguments, rest, base or Config(), USES, USAGE)
     arguments.check(given)
     config = arguments.config
-    wanted = Wanted(split=arguments.split_name, workdir=absolute_path(arguments.workdir, "workdir"),
+    wanted = EvaluationRequest(split=arguments.split_name, workdir=absolute_path(arguments.workdir, "workdir"),
                     worst=arguments.worst, uri=absolute_tracking_uri(arguments.track.uri),
                     pictures=arguments.pictures and absolute_path(arguments.pictures, "pictures"))
     store = absolute_path(config.data.store, "data.store")
@@ -135,7 +135,7 @@ def _named(name: str, places: Namespace) -> Config:
             if not Path(name).is_dir():
                 raise
     workdir = absolute_path(Path(places.workdir), "workdir")
-    return evaluation.find(name, workdir, absolute_tracking_uri(getattr(places, "track.uri")))[0].config
+    return evaluation.load_run(name, workdir, absolute_tracking_uri(getattr(places, "track.uri")))[0].config
 
 
 def _table(texts: Sequence[str]) -> Mapping[str, str]:
@@ -182,7 +182,7 @@ def _plain(found: Evaluation) -> dict[str, Any]:
             "picture": str(found.picture) if found.picture else None}
 
 
-def _list(wanted: Wanted, out: Console) -> dict[str, Any]:
+def _list(wanted: EvaluationRequest, out: Console) -> dict[str, Any]:
     found = looks.looks(wanted.location().uri)
     out.print(score_tables.looks_table(found))
     return {"looks": [{**vars(one), "when": one.when.isoformat()} for one in found]}

@@ -17,16 +17,17 @@ from swath.commands.command_line import TRAINING, every_field, finish, read_conf
 from swath.commands.paths import absolute_config
 from swath.config import Config
 from swath.errors import ConfigError, DataError
-from swath.experiments import experiment, forecast, pace
+from swath.experiments import forecast, pace
 from swath.experiments import sheets as sheet
 from swath.experiments.forecast import Forecast, Work
+from swath.experiments.prepare import with_absolute_paths
 from swath.patches import certificate, overview, planning
 from swath.patches.planning import PatchPlan
 from swath.report import plan_tables
 from swath.runtime import choose_device, use_threads
 from swath.scoring import ceiling
-from swath.splits import division
 from swath.splits.division import Split, SplitName
+from swath.training.prepared import Prepared
 
 USES = {**TRAINING, "train": every_field("train", without=("resume",)),
         "cluster": ("workers", "device", "cpus", "readers"), "track": ()}
@@ -67,9 +68,10 @@ def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = read_configured(Arguments, argv, USES)
     arguments.check()
-    config, store = experiment.placed(absolute_config(arguments.config))
-    out, split = Console(soft_wrap=True, highlight=False), division.divide(store, config.split)
-    plans, notes = _plans(store, config, split)
+    config, store = with_absolute_paths(absolute_config(arguments.config))
+    out, prepared = Console(soft_wrap=True, highlight=False), Prepared.of(config, store)
+    split = prepared.split
+    plans, notes = _plans(prepared)
     if arguments.sheet:
         notes += sheet.draw(arguments.sheet, store, config, plans["train"])
     result = _from_the_plan(out, store, config, split, plans, notes)
@@ -77,24 +79,23 @@ def main(argv: Sequence[str]) -> None:
         top = ceiling.ceiling(store, split, "val", plans["val"], most_megapixels=arguments.ceiling)
         out.print(plan_tables.ceiling(top))
         result["ceiling"] = top.to_json()
-    work = forecast.work(store, split, config, plans["train"], plans["val"])
+    work = forecast.work(prepared)
     out.print(plan_tables.work(work))
     result["work"] = asdict(work)
     if arguments.measure or arguments.bench:
-        result |= _measured(out, store, arguments, config, work)
+        result |= _measured(out, prepared, arguments, work)
     if arguments.sheet:
         out.print(f"sheet {arguments.sheet}", markup=False)
     finish(arguments.json, {"store": store.uri, **result})
 
 
-def _plans(store: Store, config: Config, split: Split) -> tuple[dict[SplitName, PatchPlan], list[str]]:
+def _plans(prepared: Prepared) -> tuple[dict[SplitName, PatchPlan], list[str]]:
     """The plan of each split that has cells, and notes. A run needs no test patches, so none is worth a note only."""
-    plans: dict[SplitName, PatchPlan] = {name: planning.plan(store, config, name, labels=split)
-                                         for name in ("train", "val")}
-    notes = [*split.notes]
+    split, notes = prepared.split, [*prepared.split.notes]
+    plans: dict[SplitName, PatchPlan] = {"train": prepared.plan, "val": prepared.val_plan}
     if any(split.scenes("test")):
         try:
-            plans["test"] = planning.plan(store, config, "test", labels=split)
+            plans["test"] = planning.plan(prepared.store, prepared.config, "test", labels=split)
         except DataError as error:
             notes.append(str(error))
     return plans, list(dict.fromkeys([*notes, *(note for plan in plans.values() for note in plan.notes)]))
@@ -114,17 +115,18 @@ def _from_the_plan(out: Console, store: Store, config: Config, split: Split, pla
                             "findings": certified.findings()}}
 
 
-def _measured(out: Console, store: Store, arguments: Arguments, config: Config, work: Work) -> dict[str, Any]:
+def _measured(out: Console, prepared: Prepared, arguments: Arguments, work: Work) -> dict[str, Any]:
     """What has to be timed: the forecast, and the bench."""
+    config = prepared.config
     use_threads(config.cluster.cpus)
-    job, result, rate = forecast.one_worker(config, store, choose_device(config.cluster.device)), {}, 0.0
+    setup, result, rate = forecast.one_worker(prepared, choose_device(config.cluster.device)), {}, 0.0
     if arguments.measure:
-        found = Forecast(work=work, trial=forecast.trial(job), workers=config.cluster.workers,
+        found = Forecast(work=work, trial=forecast.trial(setup), workers=config.cluster.workers,
                          checkpoints=config.train.keep + 1)
         out.print(plan_tables.forecast(found))
         result["forecast"], rate = found.to_json(), found.trial.rate
     if arguments.bench:
-        paced = pace.measure(job, arguments.device_rate or rate)
+        paced = pace.measure(setup, arguments.device_rate or rate)
         out.print(plan_tables.pace(paced))
         result["bench"] = paced.to_json()
     return result

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         out.print(trial_tables.trials_table(found.trials))
         clock.lap("search")
 
-    score = evaluation.evaluate(found.best.run_id, evaluation.Wanted(split="test", workdir=workdir)).score
+    score = evaluation.evaluate(found.best.run_id, evaluation.EvaluationRequest(split="test", workdir=workdir)).score
     out.print(tables.iou_table("test", score.iou, score.means))
     clock.lap("score")
 

@@ -12,17 +12,18 @@ from ray.train.torch import get_device
 
 from swath.config import Config
 from swath.distributed import connection
-from swath.models.checkpoint_files import Keeper, write_whole
+from swath.models.checkpoint_files import CheckpointStore, write_whole
+from swath.names import MACHINE_TAG, MEGAPIXELS, NOTES_TAG, SAMPLE_MIOU
 from swath.say import Listener, Metrics, ReportLine
 from swath.tracking import mlflow_store, provenance
-from swath.tracking.records import NOTES_TAG, noted
+from swath.tracking.records import with_note
 
 _LOOK_S = 1.0
 """Seconds between two looks at whether the run is to stop, and between two notes of how far it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class WorkerTask:
     """What a worker is told; plain values, since it travels to other machines."""
 
     config: str
@@ -36,7 +37,7 @@ class Order:
     run_id: str
 
     @property
-    def bell(self) -> Path:
+    def stop_file(self) -> Path:
         """The file by which the driver asks a run to save and stop: it has something in it then.
 
         It is there from the beginning, and is opened at each look: on a network file system what is in a file is seen
@@ -62,28 +63,28 @@ class RayContext:
     its own list of them, from which a run with the same name goes on, fails where one was removed by somebody else.
     """
 
-    def __init__(self, order: Order, config: Config) -> None:
+    def __init__(self, task: WorkerTask, config: Config) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
-        self.resume = self.newest = Path(order.resume) if order.resume else None
-        self._bell, self._node = order.bell, ray.get_runtime_context().get_node_id()
-        self._keeper = Keeper(Path(order.folder), config.train.keep, config.train.save_minutes)
-        self._progress_file, self._progress = Path(order.folder, "progress.json"), Progress()
+        self.resume = self.newest = Path(task.resume) if task.resume else None
+        self._stop_file, self._node = task.stop_file, ray.get_runtime_context().get_node_id()
+        self._checkpoints = CheckpointStore(Path(task.folder), config.train.keep, config.train.save_minutes)
+        self._progress_file, self._progress = Path(task.folder, "progress.json"), Progress()
         self._looked_s = -_LOOK_S
         self._begun = False
-        self._said, self._tracking_uri, self._run_id = "", order.tracking_uri, order.run_id
+        self._said, self._tracking_uri, self._run_id = "", task.tracking_uri, task.run_id
         self._tracker: mlflow_store.Tracker | None = None
         self._listeners: tuple[Listener, ...] = ()
         if self.rank == 0:
-            self._tracker = mlflow_store.MlflowTracker.attach(order.tracking_uri, order.run_id)
-            self._tracker.tags({"swath.machine": json.dumps(provenance.machine())})
+            self._tracker = mlflow_store.MlflowTracker.attach(task.tracking_uri, task.run_id)
+            self._tracker.tags({MACHINE_TAG: json.dumps(provenance.machine())})
             self._listeners = (mlflow_store.reporter(self._tracker), ReportLine())
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Rank 0 keeps the checkpoint; a barrier over all ranks; then rank 0 tells the listeners."""
         if checkpoint is not None:
-            self.newest = self._keeper.keep(checkpoint, metrics["megapixels"], metrics.get("val_part/miou"))
+            self.newest = self._checkpoints.add(checkpoint, metrics[MEGAPIXELS], metrics.get(SAMPLE_MIOU))
         ray.train.report(dict(metrics))
         for listener in self._listeners:
             listener(metrics)
@@ -94,17 +95,17 @@ class RayContext:
         if self._tracker is not None:
             self._tracker.note(text)
         else:
-            self._said = noted(self._said, text)
+            self._said = with_note(self._said, text)
             tracker = mlflow_store.MlflowTracker.attach(self._tracking_uri, self._run_id)
             tracker.tags({f"{NOTES_TAG}.rank{self.rank}": self._said})
 
     def save(self, checkpoint: Path, megapixels: float) -> None:
         """Keep a checkpoint that has no score."""
-        self.newest = self._keeper.keep(checkpoint, megapixels)
+        self.newest = self._checkpoints.add(checkpoint, megapixels)
 
     def save_due(self) -> bool:
         """Whether the last checkpoint is `train.save_minutes` old, by rank 0's clock."""
-        return self.rank == 0 and self._keeper.is_due()
+        return self.rank == 0 and self._checkpoints.is_due()
 
     def stop(self, megapixels: float) -> bool:
         """Whether the driver asks for it, or this worker's node is to go. Rank 0 notes how far the run is, so that work
@@ -116,7 +117,7 @@ class RayContext:
             if not self._begun:
                 self._begin(self._tracker, megapixels)
             write_whole(self._progress_file, json.dumps(asdict(replace(self._progress, megapixels=megapixels))))
-        asked = self.rank == 0 and bool(self._bell.read_bytes())
+        asked = self.rank == 0 and bool(self._stop_file.read_bytes())
         return asked or self._node in connection.draining()
 
     def _begin(self, tracker: mlflow_store.Tracker, megapixels: float) -> None:

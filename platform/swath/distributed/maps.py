@@ -17,7 +17,7 @@ from swath.errors import DataError, SwathError
 from swath.geometry import Range
 from swath.maps import predict_bands
 from swath.maps.bands import cut
-from swath.maps.predict_bands import Model, Scene
+from swath.maps.predict_bands import PredictionSettings, SceneToMap
 
 _PER_WORKER = 4
 """Tasks for each worker, about: one that is slower than others has fewer of them."""
@@ -34,7 +34,8 @@ class OnRay:
         with machines(cluster) as found:
             yield found
 
-    def predict(self, model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Generator[Scene, None, None]:
+    def predict(self, model: PredictionSettings, scenes: Sequence[SceneToMap], cluster: ClusterConfig
+                ) -> Generator[SceneToMap, None, None]:
         """Predict scenes by tasks (`spread`)."""
         yield from spread(model, scenes, cluster)
 
@@ -49,12 +50,12 @@ def machines(cluster: ClusterConfig) -> Iterator[ClusterConfig]:
         yield replace(cluster, device="cuda" if gpu else "cpu", cpus=cpus)
 
 
-def spread(model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Iterator[Scene]:
+def spread(model: PredictionSettings, scenes: Sequence[SceneToMap], cluster: ClusterConfig) -> Iterator[SceneToMap]:
     """Predict what is missing of scenes by `cluster.workers` tasks at once, on the cluster that this process is
     connected to; yields each scene when it is done. `cluster` is as `machines` gives it.
 
-    Model and bands must lie where every node sees them. Raises what `mapping.run` does, and DataError where a task's
-    process was lost too often.
+    Model and bands must lie where every node sees them. Raises what `predict_bands.run` does, and DataError where a
+    task's process was lost too often.
     """
     todo = {scene.bands.folder: scene.bands.missing() for scene in scenes}
     bands = sum(len(cut(ranges, 1)) for ranges in todo.values())
@@ -63,7 +64,7 @@ def spread(model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Ite
     left = {scene.bands.folder: len(cut(todo[scene.bands.folder], most)) for scene in scenes}
     yield from (scene for scene in scenes if not left[scene.bands.folder])
     task = _run.options(num_cpus=cluster.cpus, num_gpus=int(cluster.device == "cuda"), max_retries=_RETRIES)
-    running: dict[ray.ObjectRef[Any], Scene] = {}
+    running: dict[ray.ObjectRef[Any], SceneToMap] = {}
     try:
         while tasks or running:
             while tasks and len(running) < cluster.workers:
@@ -80,7 +81,7 @@ def spread(model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Ite
             ray.cancel(reference, force=True)
 
 
-def _check(reference: "ray.ObjectRef[Any]", scene: Scene) -> None:
+def _check(reference: "ray.ObjectRef[Any]", scene: SceneToMap) -> None:
     """Raise what a task came to, where it is not done."""
     try:
         error: Exception | None = ray.get(reference)
@@ -94,12 +95,12 @@ def _check(reference: "ray.ObjectRef[Any]", scene: Scene) -> None:
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: Model) -> predict_bands.Predictor:
+def _predictor(model: PredictionSettings) -> predict_bands.Predictor:
     return predict_bands.load(model)
 
 
 @ray.remote
-def _run(model: Model, scene: Scene, rows: Range) -> Exception | None:
+def _run(model: PredictionSettings, scene: SceneToMap, rows: Range) -> Exception | None:
     """Predict rows of a scene; what a user can mend comes back as a value."""
     try:
         for _ in predict_bands.run(_predictor(model), [(scene, rows)]):

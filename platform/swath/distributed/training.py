@@ -29,20 +29,22 @@ from ray.train.torch import TorchTrainer
 from ray.util import placement_group, remove_placement_group
 
 import patchstore
-from patchstore import PatchstoreError, Store
+from patchstore import PatchstoreError
 from swath import config as configuration
 from swath.config import Config
 from swath.distributed import connection
 from swath.distributed.connection import connected
-from swath.distributed.context import Order, RayContext
+from swath.distributed.context import RayContext, WorkerTask
 from swath.errors import DeviceMemoryError, LoaderError, SwathError, TrainingError
 from swath.models import checkpoint_files
+from swath.names import DEVICE_TAG
 from swath.runtime import use_threads
 from swath.say import print_line, print_notes
 from swath.tracking import mlflow_store, provenance
 from swath.tracking.records import cut
 from swath.training import loop, signals
-from swath.training.signals import Told
+from swath.training.prepared import Prepared
+from swath.training.signals import StopRequest
 
 _LEAVE_S = 20.0
 """Seconds that workers have for a step and for saving it once the driver is told to end: fewer than those that
@@ -69,9 +71,9 @@ class Team:
         return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
 
 
-def fit(config: Config, store: Store, folder: Path, tracker: mlflow_store.Tracker, uri: str) -> loop.Run:
-    """Train on the cluster's workers; a `Fit` of `experiment.train`."""
-    return train(config, folder, tracker, uri)
+def fit(prepared: Prepared, folder: Path, tracker: mlflow_store.Tracker, uri: str) -> loop.Run:
+    """Train on the cluster's workers; a `Fit` of `experiment.train`. Each worker prepares the run for itself."""
+    return train(prepared.config, folder, tracker, uri)
 
 
 def train(config: Config, folder: Path, tracker: mlflow_store.Tracker, tracking_uri: str,
@@ -87,39 +89,39 @@ def train(config: Config, folder: Path, tracker: mlflow_store.Tracker, tracking_
     again, and where a signal told this process to end, when the run has been saved, SystemExit or KeyboardInterrupt.
     """
     cluster = config.cluster
-    with connected(cluster.address, connection.own_cores(cluster)), signals.heeded() as told:
+    with connected(cluster.address, connection.own_cores(cluster)), signals.catch_stop_signals() as told:
         gpu = connection.use_gpu(cluster) if gpu is None else gpu
         full = Team(workers=cluster.workers, gpu=gpu,
                     cpus=cluster.cpus or max(1, connection.cores(connection.nodes(), cluster.workers, gpu)))
-        tracker.tags({"swath.device": "cuda" if gpu else "cpu"})
-        order = Order(config=config.to_json(), folder=str(folder), resume="", cpus=full.cpus, tracking_uri=tracking_uri,
-                      run_id=tracker.run_id)
-        return _until_done(config, order, full, tracker, callbacks, told)
+        tracker.tags({DEVICE_TAG: "cuda" if gpu else "cpu"})
+        task = WorkerTask(config=config.to_json(), folder=str(folder), resume="", cpus=full.cpus,
+                          tracking_uri=tracking_uri, run_id=tracker.run_id)
+        return _until_done(config, task, full, tracker, callbacks, told)
 
 
-def _until_done(config: Config, order: Order, full: Team, tracker: mlflow_store.Tracker,
-                callbacks: Sequence[UserCallback], told: Told) -> loop.Run:
+def _until_done(config: Config, task: WorkerTask, full: Team, tracker: mlflow_store.Tracker,
+                callbacks: Sequence[UserCallback], told: StopRequest) -> loop.Run:
     """Attempt after attempt, until one comes to its end or it is clear that none will."""
     team, failures, stopped_at, slow_starts = full, 0, -1.0, _SLOW_STARTS
     while True:
-        begins = checkpoint_files.beginning(Path(order.folder), config.train.resume)
+        begins = checkpoint_files.beginning(Path(task.folder), config.train.resume)
         print_notes((*begins.damaged, begins.said))
         for damaged in begins.damaged:
             tracker.note(damaged)
-        order = replace(order, resume=str(begins.checkpoint or ""), cpus=team.cpus)
+        task = replace(task, resume=str(begins.checkpoint or ""), cpus=team.cpus)
         try:
-            run = _attempt(_trainer(order, team, callbacks, slow_starts), order, told)
+            run = _attempt(_trainer(task, team, callbacks, slow_starts), task, told)
             if run.counts_RKQ is not None:
                 return run
-            told.leave()
+            told.reraise()
             what, counts = "a node is to go", run.megapixels <= stopped_at  # a run that gets nowhere ends some day
             stopped_at = run.megapixels
         except (TrainingFailedError, RayActorError) as error:  # the latter where Ray Train's own controller is lost
-            told.leave()
+            told.reraise()
             cause = _cause(error)
             if isinstance(cause, DeviceMemoryError):  # mended by a smaller micro-batch, so often as it can be halved
                 config = replace(config, train=replace(config.train, micro_batch=cause.smaller))
-                order = replace(order, config=config.to_json())
+                task = replace(task, config=config.to_json())
                 tracker.note(str(cause))
             elif cause is not None:  # it would come again
                 raise cause from error
@@ -131,22 +133,22 @@ def _until_done(config: Config, order: Order, full: Team, tracker: mlflow_store.
         print_line(f"{what}; the run goes on with {team.workers} workers")
 
 
-def _trainer(order: Order, team: Team, callbacks: Sequence[UserCallback], slow_starts: int) -> TorchTrainer:
+def _trainer(task: WorkerTask, team: Team, callbacks: Sequence[UserCallback], slow_starts: int) -> TorchTrainer:
     """One attempt, which ends with the first worker that is lost."""
-    folder = Path(order.folder)
+    folder = Path(task.folder)
     failures = FailureConfig(max_failures=0, max_preemption_failures=0,  # type: ignore[call-arg]
                              controller_failure_limit=slow_starts)
     return TorchTrainer(
-        _work, train_loop_config={"order": order},  # type: ignore[arg-type]
+        _work, train_loop_config={"task": task},  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=team.workers, use_gpu=team.gpu, resources_per_worker=team.bundle),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=folder.name, storage_path=str(folder.parent), callbacks=list(callbacks),  # type: ignore[arg-type]
             logging_config=LoggingConfig(log_level="WARNING"), failure_config=failures))
 
 
-def _attempt(trainer: TorchTrainer, order: Order, told: Told) -> loop.Run:
+def _attempt(trainer: TorchTrainer, task: WorkerTask, told: StopRequest) -> loop.Run:
     """Run the workers, in a thread: this one stays free for signals. Raises TrainingFailedError when one is lost."""
-    order.bell.write_bytes(b"")
+    task.stop_file.write_bytes(b"")
     result: Future[Any] = Future()
 
     def fit() -> None:
@@ -159,15 +161,15 @@ def _attempt(trainer: TorchTrainer, order: Order, told: Told) -> loop.Run:
     asked_s = math.inf
     while not futures.wait([result], timeout=0.2).done:
         if told and asked_s == math.inf:
-            order.bell.write_bytes(b"stop")
+            task.stop_file.write_bytes(b"stop")
             asked_s = time.monotonic()
         if time.monotonic() - asked_s > _LEAVE_S:
-            told.leave()
+            told.reraise()
     run: loop.Run = result.result().return_value
     return run
 
 
-def _team(config: Config, full: Team, told: Told) -> Team:
+def _team(config: Config, full: Team, told: StopRequest) -> Team:
     """The workers of the next attempt: all, where there is room for them within `cluster.wait_s`; else the most that
     there is room for and that divide the batch. Raises TrainingError where there is room for none."""
     if _has_room(full, config.cluster.wait_s, told):
@@ -180,12 +182,12 @@ def _team(config: Config, full: Team, told: Told) -> Team:
         team = replace(full, workers=workers, cpus=cpus)
         if _has_room(team, _FREED_S, told):
             return team
-    told.leave()
+    told.reraise()
     raise TrainingError(f"after {config.cluster.wait_s:g} s (cluster.wait_s) the cluster has room for no worker; "
                         "go on with --run when it has")
 
 
-def _has_room(team: Team, wait_s: float, told: Told) -> bool:
+def _has_room(team: Team, wait_s: float, told: StopRequest) -> bool:
     """Whether the cluster has room for workers, now or within some seconds. What is asked for meanwhile is what an
     autoscaled one grows by; what the workers before had may take a moment to be free, so a second is waited at least.
     """
@@ -193,7 +195,7 @@ def _has_room(team: Team, wait_s: float, told: Told) -> bool:
     try:
         until_s = time.monotonic() + max(1.0, wait_s)
         while not group.wait(0.2):
-            told.leave()
+            told.reraise()
             if time.monotonic() > until_s:
                 return False
         return True
@@ -238,9 +240,9 @@ def _last_line(error: Exception) -> str:
 
 def _work(settings: dict[str, Any]) -> loop.Run:
     """One worker: the loop in Ray's context."""
-    order: Order = settings["order"]
-    use_threads(order.cpus)
-    config = configuration.from_json(order.config)
-    context = RayContext(order, config)
-    with provenance.noted(context.note):
+    task: WorkerTask = settings["task"]
+    use_threads(task.cpus)
+    config = configuration.from_json(task.config)
+    context = RayContext(task, config)
+    with provenance.recording_warnings(context.note):
         return loop.fit(config, patchstore.open(config.data.store, merge=config.data.merge), context)

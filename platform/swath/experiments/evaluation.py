@@ -20,18 +20,19 @@ from swath import figures
 from swath.config import Config, DeviceName
 from swath.errors import ConfigError, DataError
 from swath.experiments import looks
-from swath.experiments.experiment import ended_truly, open_store
+from swath.experiments.experiment import ended_truly
+from swath.experiments.prepare import open_store
 from swath.models import checkpoint, inference
 from swath.models.checkpoint import Checkpoint
-from swath.models.inference import Forward
+from swath.names import FINGERPRINT_TAG, MAP_TAG, NOTES_TAG, ROLE_TAG, RUNS_TAG, STORE_TAG
 from swath.runtime import choose_device, use_threads
 from swath.scoring import counting, protocol, result, worst
-from swath.scoring.counting import Source
-from swath.scoring.external_maps import Maps
+from swath.scoring.counting import Predictions
+from swath.scoring.external_maps import ExternalMaps
 from swath.scoring.metrics import Uncovered
 from swath.scoring.protocol import Protocol
 from swath.scoring.result import Score
-from swath.scoring.worst import Worst
+from swath.scoring.worst import WorstBlocks
 from swath.splits import division
 from swath.splits.division import Split, SplitName
 from swath.tracking import mlflow_store, runs
@@ -42,7 +43,7 @@ _MOST_BLOCKS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class EvaluationRequest:
     """What is to be scored, and what is to come of it beside the score."""
 
     split: SplitName = "val"
@@ -113,28 +114,29 @@ class _Ground:
         return counting.protocol(self.store, self.labels, self.split, self.config, uncovered)
 
 
-def find(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None]:
+def load_run(run: str, workdir: Path, uri: str = "") -> tuple[Checkpoint, str | None]:
     """The checkpoint of an MLflow run id or a checkpoint folder, and the run's id where it was given by one. Raises as
     `runs.locate`, and CheckpointError for a checkpoint that is not whole."""
     folder, run_id = runs.locate(run, workdir, uri)
     return checkpoint.load(folder), run_id
 
 
-def evaluate(run: str, wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Evaluation:
+def evaluate(run: str, wanted: EvaluationRequest, *, store_uri: str = "", device: DeviceName = "auto") -> Evaluation:
     """Score a model on a split, by default of the store that it was trained on; `store_uri` names another.
 
     The test score of a run that is given by its id, on the very data of its training, is recorded with that run as
     test/miou and so on, with a confusion matrix, as is the picture of the worst blocks of any split; training itself
-    records the other scores, and scores on other data are not the run's. Raises what `find` does, ConfigError for a
+    records the other scores, and scores on other data are not the run's. Raises what `load_run` does, ConfigError for a
     folder of pictures that cannot be, and DataError for a store whose bands, dtype or classes are not the model's, or
     in which ground that the model was trained on is now in the split.
     """
     wanted.make_folder()
-    trained, run_id = find(run, wanted.workdir, wanted.uri)
+    trained, run_id = load_run(run, wanted.workdir, wanted.uri)
     return _evaluate(run, run_id, trained, _ground_of(trained, wanted.split, store_uri), wanted, device)
 
 
-def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", device: DeviceName = "auto") -> Folds:
+def cross_validate(runs: Sequence[str], wanted: EvaluationRequest, *, store_uri: str = "", device: DeviceName = "auto"
+                   ) -> Folds:
     """Score the models of a cross-validation, each on the split of its own fold, and pool their counts.
 
     The pooled score of runs that are given by their ids is recorded as a run of the first one's experiment.
@@ -144,7 +146,7 @@ def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", 
     if twice := [run for run, count in Counter(runs).items() if count > 1]:
         raise ConfigError(f"run {twice[0]} is given twice; give each fold's run once")
     wanted.make_folder()
-    found = {run: find(run, wanted.workdir, wanted.uri) for run in runs}
+    found = {run: load_run(run, wanted.workdir, wanted.uri) for run in runs}
     grounds = {run: _ground_of(trained, wanted.split, store_uri) for run, (trained, _) in found.items()}
     protocol.check_poolable([ground.protocol() for ground in grounds.values()],
                             [ground.config.score.without for ground in grounds.values()])
@@ -158,7 +160,7 @@ def cross_validate(runs: Sequence[str], wanted: Wanted, *, store_uri: str = "", 
     return Folds(each=each, pooled=Evaluation(score=pooled, notes=pooled.notes, run_id=run_id))
 
 
-def evaluate_map(path: Path, config: Config, wanted: Wanted, *, table: Mapping[str, str] | None = None,
+def evaluate_map(path: Path, config: Config, wanted: EvaluationRequest, *, table: Mapping[str, str] | None = None,
                  uncovered: Uncovered = "wrong") -> Evaluation:
     """Score a map that another tool made, a georeferenced class raster or a folder of such, on a split of
     `config.data.store`, and record it as an MLflow run of the configuration's experiment, in the tracking store that is
@@ -166,15 +168,16 @@ def evaluate_map(path: Path, config: Config, wanted: Wanted, *, table: Mapping[s
 
     `table`: the class of each value or name that the rasters have; `uncovered`: what becomes of labelled pixels that
     they leave out. Raises ConfigError where no store is named or for a folder of pictures that cannot be, DataError for
-    a split that the configuration does not have or of which no pixel is scored, and what `Maps.open` and its source
-    raise.
+    a split that the configuration does not have or of which no pixel is scored, and what `ExternalMaps.open` and its
+    source raise.
     """
     wanted = replace(wanted, uri=wanted.uri or config.track.uri)
     wanted.make_folder()
     ground = _ground(config, open_store(config), wanted.split)
-    maps = Maps.open(path, ground.store, [scene for scene, _ in ground.labels.scenes(wanted.split)], table=table or {})
+    maps = ExternalMaps.open(path, ground.store, [scene for scene, _ in ground.labels.scenes(wanted.split)],
+                             table=table or {})
     said = ground.protocol(uncovered)
-    with _recorded(ground, said, wanted, config.track.name or path.name, "map", {"swath.map": str(path)}) as tracker:
+    with _recorded(ground, said, wanted, config.track.name or path.name, "map", {MAP_TAG: str(path)}) as tracker:
         found = _score(ground, maps.source, wanted, str(path), tracker, uncovered)
         found = replace(found, run_id=tracker.run_id, notes=(*maps.notes, *found.notes))
         _record(tracker, found.score, found.notes)
@@ -182,15 +185,15 @@ def evaluate_map(path: Path, config: Config, wanted: Wanted, *, table: Mapping[s
 
 
 @contextmanager
-def _recorded(ground: _Ground, said: Protocol, wanted: Wanted, name: str, role: str, tags: Mapping[str, str]
+def _recorded(ground: _Ground, said: Protocol, wanted: EvaluationRequest, name: str, role: str, tags: Mapping[str, str]
               ) -> Iterator[Tracker]:
     """A run of the configuration's experiment for a score that no training has; it ends with the block."""
     location = wanted.location()
     tracker = mlflow_store.MlflowTracker.start(
         location.uri, experiment=ground.config.track.experiment, name=name,
         artifact_location=location.artifact_location, params={},
-        tags={"swath.role": role, **tags, "swath.store": ground.store.uri, **said.tags(),
-              "swath.fingerprint": ground.store.fingerprint})
+        tags={ROLE_TAG: role, **tags, STORE_TAG: ground.store.uri, **said.tags(),
+              FINGERPRINT_TAG: ground.store.fingerprint})
     with ended_truly(tracker):
         tracker.text(said.to_json(), "protocol.json")
         yield tracker
@@ -199,7 +202,7 @@ def _recorded(ground: _Ground, said: Protocol, wanted: Wanted, name: str, role: 
 def _record(tracker: Tracker, found: Score, notes: Sequence[str]) -> None:
     """Record a score with a run of its own."""
     tracker.log(found.numbers(), 0.0)
-    tracker.tags({"swath.notes": "\n".join(notes)})
+    tracker.tags({NOTES_TAG: "\n".join(notes)})
     _confusion(tracker, found, "confusion.png")
 
 
@@ -209,42 +212,36 @@ def _confusion(tracker: Tracker, found: Score, name: str) -> None:
         tracker.artifact(Path(folder, name))
 
 
-def _record_folds(ground: _Ground, pooled: Score, wanted: Wanted, runs: Sequence[str]) -> str:
+def _record_folds(ground: _Ground, pooled: Score, wanted: EvaluationRequest, runs: Sequence[str]) -> str:
     """Record the pooled score of a cross-validation's runs, and give the id of its run."""
     with _recorded(ground, pooled.protocol, wanted, f"{len(runs)} folds", "folds",
-                   {"swath.runs": " ".join(runs)}) as tracker:
+                   {RUNS_TAG: " ".join(runs)}) as tracker:
         _record(tracker, pooled, pooled.notes)
     return tracker.run_id
 
 
-def ready(trained: Checkpoint, device: DeviceName) -> tuple[Forward, torch.device]:
-    """The model's forward pass and the device that it runs on, with the threads of its training: the same bytes."""
-    use_threads(trained.config.cluster.cpus)
-    place = choose_device(device)
-    precision = inference.precision(trained.config.train.precision, place)
-    return inference.network_forward(trained.network(place), precision, trained.config.score.symmetries), place
-
-
-def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground, wanted: Wanted, device: DeviceName
-              ) -> Evaluation:
+def _evaluate(run: str, run_id: str | None, trained: Checkpoint, ground: _Ground, wanted: EvaluationRequest,
+              device: DeviceName) -> Evaluation:
     """Score a model on its ground, and record with its run what is the run's."""
     own = run_id is not None and ground.store.fingerprint == trained.card.fingerprint
     tracker = mlflow_store.MlflowTracker.attach(wanted.location().uri, run_id) if own and run_id else None
-    forward, place = ready(trained, device)
+    use_threads(trained.config.cluster.cpus)  # those of its training: the same bytes
+    place = choose_device(device)
+    forward = inference.load_for_inference(trained, place)
     found = _score(ground, counting.network_source(ground.store, forward, ground.config, place), wanted, run, tracker)
     if tracker is not None and wanted.split == "test":
-        tracker.log(found.score.numbers(), trained.state["megapixels"])
+        tracker.log(found.score.numbers(), trained.state.megapixels)
         tracker.tags(found.score.protocol.tags())
         _confusion(tracker, found.score, "confusion-test.png")
     return replace(found, run_id=run_id)
 
 
-def _score(ground: _Ground, source: Source, wanted: Wanted, what: str, tracker: Tracker | None,
+def _score(ground: _Ground, source: Predictions, wanted: EvaluationRequest, what: str, tracker: Tracker | None,
            uncovered: Uncovered | None = None) -> Evaluation:
     """Score what a source predicts; a look at a test split goes into the ledger, the worst blocks to folder and run.
     Raises DataError where no pixel is scored."""
     shown = wanted.worst and (wanted.pictures is not None or tracker is not None)
-    watch = Worst(wanted.worst, ground.store.ignore) if shown else None
+    watch = WorstBlocks(wanted.worst, ground.store.ignore) if shown else None
     earlier = None
     with ExitStack() as stack:
         entry = None
@@ -264,7 +261,8 @@ def _score(ground: _Ground, source: Source, wanted: Wanted, what: str, tracker: 
     return Evaluation(score=found, notes=found.notes, looks=earlier, picture=picture)
 
 
-def _draw(ground: _Ground, watch: Worst, wanted: Wanted, what: str, tracker: Tracker | None) -> Path | None:
+def _draw(ground: _Ground, watch: WorstBlocks, wanted: EvaluationRequest, what: str, tracker: Tracker | None
+          ) -> Path | None:
     """Draw the worst blocks into the folder that is wanted, and into the run's record."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(what)
@@ -287,7 +285,7 @@ def _ground_of(trained: Checkpoint, split: SplitName, store_uri: str) -> _Ground
             raise DataError(f"{store.uri}: its {what} are {has}, the model's {needs}; score it on a store like its own")
     ground = _ground(config, store, split)
     if split != "train":
-        _refuse_trained_ground(store, ground.labels, split, trained.state["trained"])
+        _refuse_trained_ground(store, ground.labels, split, trained.state.trained)
     return ground
 
 

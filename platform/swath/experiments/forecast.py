@@ -28,10 +28,11 @@ from swath.prediction import streaming
 from swath.prediction.windows import lattice
 from swath.scoring import counting
 from swath.scoring.counting import Region
-from swath.splits.division import Split
 from swath.training import loop
 from swath.training.context import LocalContext
-from swath.training.setup import Job, loss_patches, step_count, step_megapixels
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup, step_count, step_megapixels
+from swath.training.validation import loss_patches
 
 _SECONDS, _CALLS = 3.0, 20
 """A timing ends at the first of the two, with one call at least (and one untimed before it: buffers, kernels)."""
@@ -130,11 +131,13 @@ class Forecast:
         return sum(n * s for n, s in zip(windows_S, self.trial.window_s_S, strict=True))
 
 
-def work(store: Store, split: Split, config: Config, train: PatchPlan, val: PatchPlan) -> Work:
-    """What a run of a configuration does, over plans of its train and its val split. No pixel is read."""
+def work(prepared: Prepared) -> Work:
+    """What a run does, over the plans of its train and its val split. No pixel is read."""
+    store, split, config = prepared.store, prepared.split, prepared.config
+    train, val = prepared.plan, prepared.val_plan
     step, steps = step_megapixels(config), step_count(config, train)
     every = counting.report_megapixels(store, split, config)
-    reports = min(steps - 1, int((steps - 1) * step / every + 1e-9)) + 1  # Job.is_due: the last step always reports
+    reports = min(steps - 1, int((steps - 1) * step / every + 1e-9)) + 1  # the last one always (is_due)
     sample = counting.sample(store, split, "val", config).regions
     return Work(steps=steps, batch=config.train.batch, megapixels=steps * step, epochs=steps * step / train.megapixels,
                 reports=reports, sample_windows_S=windows(store, sample, config, val),
@@ -155,30 +158,31 @@ def windows(store: Store, regions: Iterable[Region], config: Config, plan: Patch
     return tuple(total_S.tolist())
 
 
-def one_worker(config: Config, store: Store, device: torch.device) -> Job:
-    """The job of one worker of a run, with its share of the batch, that is neither saved nor reported anywhere."""
+def one_worker(prepared: Prepared, device: torch.device) -> TrainingSetup:
+    """The set-up of one worker of a run, with its share of the batch, that is neither saved nor reported anywhere."""
+    config = prepared.config
     share = replace(config, train=replace(config.train, batch=config.train.batch // config.cluster.workers),
                     cluster=replace(config.cluster, workers=1), track=replace(config.track, samples=""))
-    return Job(share, store, LocalContext(Path(), device))
+    return TrainingSetup(replace(prepared, config=share), LocalContext(Path(), device))
 
 
-def trial(job: Job) -> Trial:
+def trial(setup: TrainingSetup) -> Trial:
     """Time a worker's training steps and scored windows on random pixels, and weigh a checkpoint.
 
     Raises what the loop raises for a configuration that cannot be trained.
     """
-    state = job.start()
-    train, batch = job.network(state), _random_batch(job)
-    step_s, cores = _mean_seconds(lambda: loop.train_step(job, state, train, batch), job.context.device)
+    state = setup.start()
+    train, batch = setup.network(state), _random_batch(setup)
+    step_s, cores = _mean_seconds(lambda: loop.train_step(setup, state, train, batch), setup.context.device)
     net = state.best.eval()
-    forward = inference.network_forward(net, job.precision, job.config.score.symmetries)
-    sides = np.median(job.val_plan.side_SC, axis=0).round().astype(int).tolist()
-    window_s_S = tuple(_window_seconds(job, forward, some) for some in ([sides] if job.val_plan.is_concentric else
+    forward = inference.network_forward(net, setup.precision, setup.config.score.symmetries)
+    sides = np.median(setup.val_plan.side_SC, axis=0).round().astype(int).tolist()
+    window_s_S = tuple(_window_seconds(setup, forward, some) for some in ([sides] if setup.val_plan.is_concentric else
                                                                         [[side] for side in sides]))
-    with state.save(job.config, job.card, job.trained_cells()) as folder:
+    with state.save(setup.config, setup.card, setup.trained_cells()) as folder:
         weight = sum(path.stat().st_size for path in Path(folder).iterdir())
-    return Trial(machine=machine(job.context.device), step_s=step_s, cores=cores, window_s_S=window_s_S,
-                 step_patches=job.config.train.batch, checkpoint_bytes=weight)
+    return Trial(machine=machine(setup.context.device), step_s=step_s, cores=cores, window_s_S=window_s_S,
+                 step_patches=setup.config.train.batch, checkpoint_bytes=weight)
 
 
 def machine(device: torch.device) -> str:
@@ -188,22 +192,22 @@ def machine(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
-def _window_seconds(job: Job, forward: inference.Forward, sides: Sequence[int]) -> float:
+def _window_seconds(setup: TrainingSetup, forward: inference.Forward, sides: Sequence[int]) -> float:
     """Seconds of a window, seen at once with all these sides in scene pixels, on its way to classes: a row of windows,
     as many as are a batch; on a CPU, which is slow and as fast with few, a quarter of that."""
-    size, overlap = job.config.patches.size, job.config.score.overlap
+    size, overlap = setup.config.patches.size, setup.config.score.overlap
     whole, side = streaming.batch_size(size, len(sides)), sides[0]
-    count = whole if job.context.device.type == "cuda" else -(-whole // 4)
-    reader = _Noise((side, side + (count - 1) * stride_of(side, overlap)), job.store.bands, job.store.dtype)
+    count = whole if setup.context.device.type == "cuda" else -(-whole // 4)
+    reader = _Noise((side, side + (count - 1) * stride_of(side, overlap)), setup.store.bands, setup.store.dtype)
 
     def once() -> None:
         strip = streaming.part(reader, size=size, scales=[side / size for side in sides], overlap=overlap,
                                is_concentric=True)
-        rows = streaming.blend(strip, forward, classes=job.classes, batch=count, device=job.context.device)
+        rows = streaming.blend(strip, forward, classes=setup.classes, batch=count, device=setup.context.device)
         for _ in streaming.classes_of(rows):
             pass
 
-    return _mean_seconds(once, job.context.device)[0] / count
+    return _mean_seconds(once, setup.context.device)[0] / count
 
 
 def _mean_seconds(call: Callable[[], object], device: torch.device) -> tuple[float, float | None]:
@@ -224,12 +228,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _random_batch(job: Job) -> Batch:
+def _random_batch(setup: TrainingSetup) -> Batch:
     """A worker's share of a batch, of random pixels and labels."""
-    size, count = job.config.patches.size, job.config.train.batch
-    labels_NHW = np.random.default_rng(0).integers(job.classes, size=(count, size, size), dtype=np.uint8)
-    images_NSBHW = random_pixels((count, job.plan.scales_per_sample, job.store.bands, size, size), job.store.dtype)
-    images, labels = (torch.from_numpy(array).to(job.context.device) for array in (images_NSBHW, labels_NHW))
+    size, count = setup.config.patches.size, setup.config.train.batch
+    labels_NHW = np.random.default_rng(0).integers(setup.classes, size=(count, size, size), dtype=np.uint8)
+    shape = count, setup.plan.scales_per_sample, setup.store.bands, size, size
+    images_NSBHW = random_pixels(shape, setup.store.dtype)
+    images, labels = (torch.from_numpy(array).to(setup.context.device) for array in (images_NSBHW, labels_NHW))
     return Batch(index=0, images_NSBHW=images, labels_NHW=labels, windows=[Window("", 0, 0, size)] * count,
                  ids=np.arange(count))
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from swath.experiments.experiment import ended_truly
+from swath.names import CELLS_TAG, FINGERPRINT_TAG, ROLE_TAG, STORE_TAG, TEST_MIOU, WHAT_TAG
 from swath.scoring.protocol import Protocol
 from swath.tracking import mlflow_store
 from swath.tracking.mlflow_store import Location, Tracker
 
 EXPERIMENT = "swath-looks"
 """MLflow experiment of the looks."""
-_ROLE = {"swath.role": "look"}
+_ROLE = {ROLE_TAG: "look"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Look:
 @contextmanager
 def look(location: Location, protocol: Protocol, what: str, store: str) -> Iterator[Tracker]:
     """Record a look at the test split of a store from its beginning to its end; the block logs the score into it."""
-    tags = {**_ROLE, **protocol.tags(), **_ground(protocol), "swath.what": what, "swath.store": store,
+    tags = {**_ROLE, **protocol.tags(), **_ground(protocol), WHAT_TAG: what, STORE_TAG: store,
             "mlflow.user": _user()}
     tracker = mlflow_store.MlflowTracker.start(location.uri, experiment=EXPERIMENT, name=what.rsplit("/", 1)[-1],
                                            artifact_location=location.artifact_location, params={}, tags=tags)
@@ -60,14 +61,14 @@ def looks(uri: str, protocol: Protocol | None = None) -> list[Look]:
     """The looks that a tracking store has, oldest first; with a protocol, those at its very test split: the same cells
     of the same store. Raises ConfigError when the store cannot be reached."""
     found = mlflow_store.tagged(uri, EXPERIMENT, _ROLE | (_ground(protocol) if protocol else {}))
-    return [Look(run_id=record.run_id, when=when, user=record.tags["mlflow.user"], what=record.tags["swath.what"],
-                 protocol=record.tags["swath.protocol.test"], store=record.tags["swath.store"],
-                 cells=record.tags["swath.cells"], state=record.status, miou=record.metrics.get("test/miou"))
+    return [Look(run_id=record.run_id, when=when, user=record.tags["mlflow.user"], what=record.tags[WHAT_TAG],
+                 protocol=record.tags["swath.protocol.test"], store=record.tags[STORE_TAG],
+                 cells=record.tags[CELLS_TAG], state=record.status, miou=record.metrics.get(TEST_MIOU))
             for when, record in found]
 
 
 def _ground(protocol: Protocol) -> dict[str, str]:
-    return {"swath.cells": protocol.cells, "swath.fingerprint": protocol.store}
+    return {CELLS_TAG: protocol.cells, FINGERPRINT_TAG: protocol.store}
 
 
 def _user() -> str:

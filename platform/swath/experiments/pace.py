@@ -17,7 +17,7 @@ import torch
 from swath.loading import reader
 from swath.loading.loader import Batch
 from swath.patches import ordering
-from swath.training.setup import Job
+from swath.training.setup import TrainingSetup
 
 _BATCHES = 8
 """Batches that a part is measured on, after one that is not counted."""
@@ -82,14 +82,14 @@ class Pace:
                 "cores": self.cores}
 
 
-def measure(job: Job, device_rate: float) -> Pace:
-    """Measure the way of the patches of a job's train plan, for a device that takes `device_rate` patches a second.
+def measure(setup: TrainingSetup, device_rate: float) -> Pace:
+    """Measure the way of the patches of a run's train plan, for a device that takes `device_rate` patches a second.
 
     Raises what Store.read raises.
     """
-    loader, size, bands = job.loader, job.plan.size, job.store.bands
-    store = job.store.with_cache(ordering.cache_bytes(job.plan, loader.batch, loader.world_size))
-    images_NSBHW = np.empty((loader.share, job.plan.scales_per_sample, bands, size, size), job.store.dtype)
+    loader, size, bands = setup.loader, setup.plan.size, setup.store.bands
+    store = setup.store.with_cache(ordering.cache_bytes(setup.plan, loader.batch, loader.world_size))
+    images_NSBHW = np.empty((loader.share, setup.plan.scales_per_sample, bands, size, size), setup.store.dtype)
     labels_NHW = np.empty((loader.share, size, size), np.uint8)
     tasks = [loader.task(index)[0] for index in range(1 + _BATCHES)]
     varies: list[Callable[[], None]] = []
@@ -108,7 +108,7 @@ def measure(job: Job, device_rate: float) -> Pace:
               labels_NHW=torch.from_numpy(labels_NHW), windows=task.windows)
 
     parts = {call.__name__: _part(call, loader.share) for call in (read, augment, collate)}
-    return Pace(parts=parts, loader_rate=_loader_rate(job), readers=loader.readers, device_rate=device_rate)
+    return Pace(parts=parts, loader_rate=_loader_rate(setup), readers=loader.readers, device_rate=device_rate)
 
 
 def _part(call: Callable[[int], None], batch: int) -> Part:
@@ -122,14 +122,14 @@ def _part(call: Callable[[int], None], batch: int) -> Part:
                 cpu_ms=max(time.process_time() - cpu, 1e-9) * 1000 / patches)
 
 
-def _loader_rate(job: Job) -> float:
+def _loader_rate(setup: TrainingSetup) -> float:
     """Patches a second of the loader, once what it has read ahead is used up."""
-    batches, done = job.loader.batches(0, 5 * _BATCHES), 0
+    batches, done = setup.loader.batches(0, 5 * _BATCHES), 0
     for _ in range(_BATCHES):
         next(batches)
     began = time.perf_counter()
     for _ in batches:
-        done += job.loader.share
+        done += setup.loader.share
         if time.perf_counter() - began > _SECONDS:
             break
     return done / (time.perf_counter() - began)

@@ -15,11 +15,11 @@ from patchstore.sources.raster import open_dataset
 from swath.config import ClusterConfig
 from swath.maps import bands, geotiff, mosaic, polygons, predict_bands, targets
 from swath.maps.mosaic import NoMosaicError
-from swath.maps.predict_bands import Model, Scene
+from swath.maps.predict_bands import PredictionSettings, SceneToMap
 from swath.maps.targets import JOB, VRT, Target
 from swath.maps.targets import Request as Request
 from swath.models import checkpoint
-from swath.models.checkpoint import Card, Checkpoint
+from swath.models.checkpoint import Checkpoint, ModelCard
 from swath.runtime import choose_device
 from swath.say import print_line
 from swath.tracking import runs
@@ -58,7 +58,8 @@ class Predictor(Protocol):
     def machines(self, cluster: ClusterConfig, /) -> AbstractContextManager[ClusterConfig]:
         """Hold the machines within a block; gives the configuration with the device and the cores of a worker."""
 
-    def predict(self, model: Model, scenes: Sequence[Scene], /, cluster: ClusterConfig) -> Generator[Scene, None, None]:
+    def predict(self, model: PredictionSettings, scenes: Sequence[SceneToMap], /, cluster: ClusterConfig
+                ) -> Generator[SceneToMap, None, None]:
         """Predict the missing bands of scenes; yields each scene when all of its bands are there."""
 
 
@@ -72,7 +73,8 @@ class InProcess:
             raise ValueError("this process is one worker; pass predictor=swath.distributed.runners.predictor(cluster)")
         yield replace(cluster, device="cuda" if choose_device(cluster.device).type == "cuda" else "cpu")
 
-    def predict(self, model: Model, scenes: Sequence[Scene], cluster: ClusterConfig) -> Generator[Scene, None, None]:
+    def predict(self, model: PredictionSettings, scenes: Sequence[SceneToMap], cluster: ClusterConfig
+                ) -> Generator[SceneToMap, None, None]:
         """Predict scenes one after another."""
         works = [(scene, scene.bands.rows) for scene in scenes if scene.bands.missing()]
         yield from (scene for scene in scenes if not scene.bands.missing())
@@ -115,16 +117,17 @@ def predict(request: Request, predictor: Predictor = IN_PROCESS) -> Maps:
     return Maps(maps=written, mosaic=vrt, notes=notes)
 
 
-def _model(request: Request, folder: Path, trained: Checkpoint) -> Model:
+def _model(request: Request, folder: Path, trained: Checkpoint) -> PredictionSettings:
     settings = trained.config.score
     settings = replace(settings, overlap=settings.overlap if request.overlap is None else request.overlap,
                        symmetries=request.symmetries or settings.symmetries)  # checked as any configuration is
-    return Model(folder=folder, device=request.cluster.device, cpus=request.cluster.cpus, overlap=settings.overlap,
-                 symmetries=settings.symmetries, confidence=request.confidence, probabilities=request.probabilities)
+    return PredictionSettings(
+        folder=folder, device=request.cluster.device, cpus=request.cluster.cpus, overlap=settings.overlap,
+        symmetries=settings.symmetries, confidence=request.confidence, probabilities=request.probabilities)
 
 
-def _write(found: Sequence[Target], todo: Sequence[Target], model: Model, card: Card, request: Request,
-           predict: Callable[[list[Scene]], Generator[Scene, None, None]]) -> list[Map]:
+def _write(found: Sequence[Target], todo: Sequence[Target], model: PredictionSettings, card: ModelCard,
+           request: Request, predict: Callable[[list[SceneToMap]], Generator[SceneToMap, None, None]]) -> list[Map]:
     """Make what is missing of maps. One is written while the next is predicted."""
     by_folder = {target.scene.bands.folder: target for target in todo}
     written: dict[Path, Future[Map]] = {}
@@ -143,7 +146,7 @@ def _write(found: Sequence[Target], todo: Sequence[Target], model: Model, card: 
         return [written[target.output].result() for target in found]
 
 
-def _finish(target: Target, model: Model, card: Card, request: Request) -> Map:
+def _finish(target: Target, model: PredictionSettings, card: ModelCard, request: Request) -> Map:
     """Make a scene's files of its bands. The map comes after its shares: where it stands, they do."""
     source, held = target.scene.source, target.scene.bands
     (top, bottom), (left, _) = target.scene.region
@@ -159,14 +162,14 @@ def _finish(target: Target, model: Model, card: Card, request: Request) -> Map:
                               nodata=card.ignore, tags=tags, overwrite=request.overwrite, scratch=held.folder)
         else:
             names = card.classes if kind == "probabilities" else ("confidence",)
-            geotiff.write_shares(target.shares[kind], pieces, shape=shape, crs=source.crs, transform=transform,
+            geotiff.write_probabilities(target.shares[kind], pieces, shape=shape, crs=source.crs, transform=transform,
                                  names=names, tags=tags, overwrite=request.overwrite or request.resume,
                                  scratch=held.folder)
     print_line(f"map {target.output}")
     return _derive(target, request, card)
 
 
-def _derive(target: Target, request: Request, card: Card) -> Map:
+def _derive(target: Target, request: Request, card: ModelCard) -> Map:
     """What is made of a finished map: its picture, its polygons, and how many pixels each class has."""
     target.scene.bands.clear()
     geotiff.quicklook(target.output, target.picture)

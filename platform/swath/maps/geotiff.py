@@ -94,7 +94,7 @@ def _pieces(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], classes: 
         yield Piece(row, classes_hW)
 
 
-def write_shares(path: Path, pieces: Iterable[tuple[int, NDArray[np.uint8]]], *, shape: tuple[int, int],
+def write_probabilities(path: Path, pieces: Iterable[tuple[int, NDArray[np.uint8]]], *, shape: tuple[int, int],
                  crs: str | None, transform: tuple[float, ...] | None, names: Sequence[str],
                  tags: Mapping[str, str] | None = None, overwrite: bool = True, scratch: Path | None = None) -> None:
     """Write shares of 0 to 1, a band for each name (the probability of each class, or the largest of them alone), from

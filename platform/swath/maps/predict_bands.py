@@ -22,16 +22,15 @@ from swath.maps.bands import ROWS, Bands
 from swath.maps.geotiff import NO_SHARE, STEPS
 from swath.maps.inputs import Area, Input
 from swath.models import checkpoint, inference
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
 from swath.models.inference import Forward
-from swath.patches import planning
 from swath.prediction import streaming
 from swath.prediction.streaming import Part
 from swath.runtime import choose_device, use_threads
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class PredictionSettings:
     """Which model predicts, how, and what of it is kept. What a worker is sent."""
 
     folder: Path
@@ -60,7 +59,7 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class SceneToMap:
     """A scene that is to be mapped."""
 
     source: Input
@@ -78,35 +77,32 @@ class Scene:
 class Predictor:
     """A model that was loaded."""
 
-    model: Model
-    card: Card
+    model: PredictionSettings
+    card: ModelCard
     patches: PatchesConfig
     target: Literal["softmax", "one_vs_rest"]
     """What the scores were trained as."""
     forward: Forward
     device: torch.device
 
-    def part(self, scene: Scene, rows: Range) -> Part:
+    def part(self, scene: SceneToMap, rows: Range) -> Part:
         """Some rows of a scene. Raises DataError where `planning.pixel_m` has no meaning in it."""
-        scales = planning.factors(self.patches, scene.source.pixel_m2, scene.source.origin)
-        return streaming.part(scene.source, size=self.patches.size, scales=scales, overlap=self.model.overlap,
-                            is_concentric=self.patches.is_concentric, region=scene.region, rows=rows, tag=scene)
+        return streaming.part_of_scene(scene.source, self.patches, pixel_m2=scene.source.pixel_m2,
+                                       name=scene.source.origin, overlap=self.model.overlap, region=scene.region,
+                                       rows=rows, tag=scene)
 
 
-def load(model: Model) -> Predictor:
+def load(model: PredictionSettings) -> Predictor:
     """Load a model. Raises CheckpointError, and ConfigError where its device is not there."""
     use_threads(model.cpus)
     device = choose_device(model.device)
-    if device.type == "cuda":  # so that a scene has the same bytes on any day, and on any GPU of this kind
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     trained = checkpoint.load(model.folder)
-    precision = inference.precision(trained.config.train.precision, device)
     return Predictor(model=model, card=trained.card, patches=trained.config.patches, device=device,
                      target=trained.config.loss.target,
-                     forward=inference.network_forward(trained.network(device), precision, model.symmetries))
+                     forward=inference.load_for_inference(trained, device, model.symmetries))
 
 
-def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[Scene]:
+def run(predictor: Predictor, works: Iterable[tuple[SceneToMap, Range]]) -> Iterator[SceneToMap]:
     """Predict rows of scenes, whole bands, and write those that are not there yet. Yields a scene whenever a stretch of
     missing bands is done.
 
@@ -128,7 +124,7 @@ def run(predictor: Predictor, works: Iterable[tuple[Scene, Range]]) -> Iterator[
 class _Writer:
     """Gathers finished rows into bands, and writes each when it is full."""
 
-    def __init__(self, scene: Scene, predictor: Predictor) -> None:
+    def __init__(self, scene: SceneToMap, predictor: Predictor) -> None:
         self.scene, self._model, self._card = scene, predictor.model, predictor.card
         # Of one-vs-rest each class's own, not brought to a sum of 1: where all are low, no class fits.
         self._probabilities = torch.sigmoid if predictor.target == "one_vs_rest" else partial(torch.softmax, dim=0)

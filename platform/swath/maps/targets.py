@@ -20,7 +20,7 @@ from swath.errors import DataError
 from swath.maps import bands, inputs
 from swath.maps.bands import Bands
 from swath.maps.inputs import Area, Input
-from swath.maps.predict_bands import Model, Scene
+from swath.maps.predict_bands import PredictionSettings, SceneToMap
 from swath.models.checkpoint import Checkpoint
 from swath.patches import planning
 
@@ -76,7 +76,7 @@ class Request:
 class Target:
     """A scene that is to be mapped, and where the map goes."""
 
-    scene: Scene
+    scene: SceneToMap
     output: Path
     job: Mapping[str, Any]
     """What the map's bytes follow from."""
@@ -112,7 +112,7 @@ class Target:
         return True
 
 
-def find(request: Request, model: Model, trained: Checkpoint) -> tuple[list[Target], tuple[str, ...]]:
+def find(request: Request, model: PredictionSettings, trained: Checkpoint) -> tuple[list[Target], tuple[str, ...]]:
     """The scenes that are to be mapped, and notes on those that are not.
 
     Raises SourceError and DataError for inputs, an area, and outputs that make no sense (see `apply.predict`).
@@ -134,7 +134,7 @@ def find(request: Request, model: Model, trained: Checkpoint) -> tuple[list[Targ
         held = Bands(folder=bands.folder_of(output, job), rows=rows, width=cols[1] - cols[0],
                      layers=sum(part.stop - part.start for part in layers.values()))
         targets.append(Target(
-            scene=Scene(source=source, area=area, bands=held), output=output, job=job,
+            scene=SceneToMap(source=source, area=area, bands=held), output=output, job=job,
             shares={name: output.with_name(output.stem + _SHARES[name]) for name in layers if name in _SHARES},
             polygons=output.with_suffix(_POLYGONS) if request.polygons else None))
     if not targets:
@@ -175,7 +175,7 @@ def _outputs(request: Request, found: Sequence[Input]) -> list[Path]:
     return [request.output]
 
 
-def _job(model: Model, source: Input, area: Area | None, polygons_of: str | None) -> dict[str, Any]:
+def _job(model: PredictionSettings, source: Input, area: Area | None, polygons_of: str | None) -> dict[str, Any]:
     """What a map's bytes follow from, as JSON can hold it.
 
     The number of threads is not in it: scores are the same bits with any (tried on CPU for three encoders).

@@ -1,6 +1,6 @@
 """Checkpoints: folders that hold a run's whole state, and all that is needed to apply its model elsewhere.
 
-    state.pt        tensors and plain values: weights, optimiser, place in the order, history (`weights_only` loads it)
+    state.pt        `RunState` as tensors and plain values: weights, optimiser, place in the order, history
     config.json     the configuration
     card.json       what the model expects and gives: bands, dtype, classes, and the store that it was trained on
     manifest.json   size and SHA-256 of the others, written last: without it, or not matching, nothing is loaded
@@ -9,7 +9,6 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +20,13 @@ from swath.config import Config
 from swath.errors import CheckpointError
 from swath.models import network
 from swath.models.checkpoint_files import beginning as beginning
-from swath.models.checkpoint_files import damage, seal
 from swath.models.checkpoint_files import newest as newest
+from swath.models.checkpoint_files import seal, why_incomplete
+from swath.models.run_state import RunState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ModelCard:
     """What a model expects and gives."""
 
     store: str
@@ -41,7 +41,7 @@ class Card:
     ignore: int
 
     @classmethod
-    def of(cls, store: Store) -> "Card":
+    def of(cls, store: Store) -> "ModelCard":
         """The card of a model trained on a store."""
         return cls(store=store.uri, fingerprint=store.fingerprint, bands=store.bands, dtype=str(store.dtype),
                    classes=tuple(c.name for c in store.classes), colours=tuple(c.colour for c in store.classes),
@@ -53,8 +53,8 @@ class Checkpoint:
     """A checkpoint as it was read."""
 
     config: Config
-    card: Card
-    state: dict[str, Any]
+    card: ModelCard
+    state: RunState
 
     def network(self, device: torch.device) -> network.Net:
         """The trained network, ready to predict on a device."""
@@ -62,14 +62,16 @@ class Checkpoint:
         flat_B = np.zeros(self.card.bands), np.ones(self.card.bands)
         net = network.build(bare, bands=self.card.bands, classes=len(self.card.classes), mean_B=flat_B[0],
                            std_B=flat_B[1], combine=self.config.patches.combine, scales=self.config.patches.scales)
-        net.load_state_dict(self.state.get("average") or self.state["net"])
+        net.load_state_dict(self.state.best)
         net = net.to(device).eval()
-        return net.to(memory_format=torch.channels_last) if device.type == "cuda" else net  # as it was trained
+        if device.type == "cuda" and self.config.train.channels_last:  # as it was trained
+            net = net.to(memory_format=torch.channels_last)
+        return net
 
 
-def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> None:
+def save(folder: Path, state: RunState, config: Config, card: ModelCard) -> None:
     """Write a checkpoint into an empty folder."""
-    torch.save(state, folder / "state.pt")
+    torch.save(state.saved(), folder / "state.pt")
     (folder / "config.json").write_text(config.to_json())
     (folder / "card.json").write_text(json.dumps(asdict(card), indent=2))
     seal(folder)
@@ -78,14 +80,15 @@ def save(folder: Path, state: dict[str, Any], config: Config, card: Card) -> Non
 def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint, its tensors onto a device.
 
-    Raises CheckpointError when it is missing, incomplete or damaged.
+    Raises CheckpointError when it is missing, incomplete, damaged or of a newer format.
     """
-    if said := damage(folder):
+    if said := why_incomplete(folder):
         raise CheckpointError(f"{folder}: not a whole checkpoint ({said}); give a run's id or another folder")
     try:
-        card = TypeAdapter(Card).validate_json((folder / "card.json").read_text())
+        card = TypeAdapter(ModelCard).validate_json((folder / "card.json").read_text())
     except ValidationError as error:
         raise CheckpointError(f"{folder / 'card.json'}: {error.errors()[0]['msg']}; "
                               "was it written by another version?") from None
-    state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+    saved = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+    state = RunState.read(saved, str(folder / "state.pt"))
     return Checkpoint(config=configuration.load(folder / "config.json"), card=card, state=state)

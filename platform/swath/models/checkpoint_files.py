@@ -35,7 +35,7 @@ class Beginning:
 def beginning(folder: Path, resume: str = "") -> Beginning:
     """What a run begins with, in this order: the newest whole checkpoint in its folder; the one that `train.resume`
     names; its initial weights."""
-    newest, damaged = look(folder)
+    newest, damaged = newest_whole(folder)
     if newest is not None:
         return Beginning(checkpoint=newest, said=f"goes on from its own checkpoint {newest}", damaged=damaged)
     if resume:
@@ -45,14 +45,14 @@ def beginning(folder: Path, resume: str = "") -> Beginning:
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint in a run's folder."""
-    return look(folder)[0]
+    return newest_whole(folder)[0]
 
 
-def look(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+def newest_whole(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     """The newest whole checkpoint in a run's folder, and what keeps each newer one from being whole."""
     damaged: list[str] = []
     for path in sorted(_checkpoints(folder), reverse=True):
-        said = damage(path)
+        said = why_incomplete(path)
         if not said:
             return path, tuple(damaged)
         damaged.append(f"checkpoint {path} is not whole and is left out: {said}")
@@ -65,7 +65,7 @@ def seal(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
-def damage(folder: Path) -> str:
+def why_incomplete(folder: Path) -> str:
     """What keeps a folder from being a whole checkpoint; empty for one that is."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -94,7 +94,7 @@ class _Best:
     score: float
 
 
-class Keeper:
+class CheckpointStore:
     """Keeps the newest `keep` checkpoints of a run and the best, for the one process that saves them.
 
     Which is the best stands in a file, so that it outlasts the process.
@@ -108,7 +108,7 @@ class Keeper:
         """Whether so many minutes have passed since the last checkpoint, or since the run began; never for 0."""
         return 0 < self._minutes * 60 <= time.monotonic() - self._kept_s
 
-    def keep(self, checkpoint: Path, megapixels: float, score: float | None = None) -> Path:
+    def add(self, checkpoint: Path, megapixels: float, score: float | None = None) -> Path:
         """Copy a checkpoint into the run's folder, and remove what is no longer kept there; returns its place.
 
         One without a score (saved between two reports) is never the best.

@@ -1,5 +1,7 @@
 """The forward pass of a network as prediction takes it: its logits, in which arithmetic, over how many symmetries.
 
+Scores and maps of a checkpoint both come from `load_for_inference`, so that they are of the same bytes.
+
 Shapes: N windows of a batch, S scales at once, B bands, K classes, s the side of a patch.
 """
 
@@ -7,6 +9,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+
+from swath.models.checkpoint import Checkpoint
+from swath.runtime import deterministic_convolutions
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """images_NSBss, of the scene's dtype and on the device, to float32 scores_NKss; scores are logits, which are blended as
@@ -28,17 +33,26 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, precision != "fp32")
 
 
+def load_for_inference(checkpoint: Checkpoint, device: torch.device, symmetries: Literal[1, 8] | None = None
+                       ) -> Forward:
+    """The forward pass of a checkpoint's network on a device, in the arithmetic and the memory layout of its training;
+    symmetries: None takes those of its own score."""
+    config = checkpoint.config
+    return network_forward(checkpoint.network(device), precision(config.train.precision, device),
+                           symmetries or config.score.symmetries)
+
+
 def network_forward(net: torch.nn.Module, precision: Precision = "fp32", symmetries: Literal[1, 8] = 1) -> Forward:
     """Logits of a network that takes images_NSBHW and gives logits_NKHW; with 8 symmetries their mean over the patch as
     it lies, mirrored, and each of both turned by quarters.
 
-    The forward raises ValueError while the network is in training mode: batch normalisation and dropout would make
-    a score depend on its neighbours in the batch, or on chance.
+    On a GPU it is deterministic. The forward raises ValueError while the network is in training mode: batch
+    normalisation and dropout would make a score depend on its neighbours in the batch, or on chance.
     """
     def forward(images_NSBss: torch.Tensor) -> torch.Tensor:
         if net.training:
             raise ValueError("the network is in training mode: call net.eval() before predicting with it")
-        with torch.inference_mode(), autocast(images_NSBss.device, precision):
+        with torch.inference_mode(), deterministic_convolutions(), autocast(images_NSBss.device, precision):
             logits_NKss: torch.Tensor = net(images_NSBss)
         return logits_NKss.float()
 

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from swath.config import Config
 from swath.errors import CheckpointError
 from swath.models import checkpoint
-from swath.models.checkpoint import Card, Checkpoint
+from swath.models.checkpoint import Checkpoint, ModelCard
 from swath.models.network import Net
 
 _OWN = ("mean_B11", "std_B11")
 """Tensors that a network has from its own data."""
 
 
-def begin(net: Net, config: Config, card: Card) -> str:
+def begin(net: Net, config: Config, card: ModelCard) -> str:
     """Give a network the weights of the run that `model.init_from` names (the moving average's, where it has one).
 
     Classes are known by their names: of those that the other run does not have, the last layer's weights stay random.
@@ -27,7 +27,7 @@ def begin(net: Net, config: Config, card: Card) -> str:
     folder = Path(config.model.init_from)
     saved = checkpoint.load(folder)
     _check_alike(folder, saved, config)
-    theirs = saved.state.get("average") or saved.state["net"]
+    theirs = saved.state.best
     head, fresh = last_layer(net), list[str]()
     same_scales = _shares(saved.config) == _shares(config)
     for name, tensor in net.state_dict().items():

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from swath.config import PatchesConfig
 from swath.errors import DataError
 from swath.geometry import Region, around, side_of
 from swath.models.inference import Forward
+from swath.patches.planning import factors
 from swath.prediction.accumulate import Blend
 from swath.prediction.readers import ArrayReader, Reader
 from swath.prediction.windows import Lattice, lattice
@@ -76,6 +78,17 @@ def part(reader: Reader, *, size: int, scales: Sequence[float], overlap: float, 
         raise ValueError(f"rows {rows} must be some of the region's {region[0]}")
     return Part(reader=reader, region=region, rows=rows, size=size, sides=sides, tag=tag, lattices=tuple(
         lattice(reader.shape, side, overlap, size) for side in (sides[:1] if is_concentric else sides)))
+
+
+def part_of_scene(reader: Reader, patches: PatchesConfig, *, pixel_m2: float | None, name: str, overlap: float,
+                  region: Region, rows: tuple[int, int] | None = None, tag: Any = None) -> Part:
+    """A region of a scene, or some of its rows, by the windows of a patches configuration.
+
+    pixel_m2: ground of a scene's pixel in square metres, None where it is not known; `name` is the scene's in errors.
+    Raises DataError where `patches.pixel_m` has no meaning in the scene.
+    """
+    return part(reader, size=patches.size, scales=factors(patches, pixel_m2, name), overlap=overlap,
+                is_concentric=patches.is_concentric, region=region, rows=rows, tag=tag)
 
 
 def stream(lots: Iterable[Sequence[Part]], forward: Forward, *, classes: int, batch: int,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from swath.scoring.metrics import BOUNDARY, NOTHING
+from swath.scoring.metrics import BOUNDARY, NO_PREDICTION
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -46,7 +46,7 @@ class BoundaryCounts:
         self._counted = 0  # the first rows that are kept: they are done, and wanted by those below
 
     def add(self, labels_hW: Bytes, predictions_hW: Bytes, *, last: bool) -> None:
-        """Take the next rows. A prediction may be NOTHING, which is no class's; `last`: the region ends here."""
+        """Take the next rows. A prediction may be NO_PREDICTION, which is no class's; `last`: the region ends here."""
         labels_hW = np.concatenate([self._labels_hW, labels_hW])
         predictions_hW = np.concatenate([self._predictions_hW, predictions_hW])
         past = len(labels_hW) if last else max(self._counted, len(labels_hW) - self._distance)
@@ -61,7 +61,8 @@ class BoundaryCounts:
             return
         valid_hW = labels_hW != self._ignore
         of_label = near_another(labels_hW, valid_hW, self._distance)[rows]
-        of_prediction = near_another(predictions_hW, valid_hW, self._distance)[rows] & (predictions_hW[rows] != NOTHING)
+        of_prediction = near_another(predictions_hW, valid_hW, self._distance)[rows]
+        of_prediction &= predictions_hW[rows] != NO_PREDICTION
         labels_hW, predictions_hW = labels_hW[rows], predictions_hW[rows]
         both = of_label & of_prediction & (labels_hW == predictions_hW)
         classes = len(self.counts_K3)

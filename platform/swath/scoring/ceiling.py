@@ -23,7 +23,7 @@ from swath.scoring import metrics
 from swath.scoring.counting import Region, labels_of
 from swath.splits.division import Split, SplitName, class_pixels
 
-BLOCK = 1024
+CEILING_BLOCK_PX = 1024
 """Side of a block that is read at once in pixels, a multiple of CELL: 1 MB of labels, and much of it in one chunk."""
 
 
@@ -126,12 +126,12 @@ def _brought_back(store: Store, block: Region, size: int, side: int) -> NDArray[
 
 def _blocks(scene: str, shape: tuple[int, int], cells: NDArray[np.bool_]) -> Iterator[Region]:
     """The blocks of a scene that have some of the cells."""
-    each = BLOCK // CELL
+    each = CEILING_BLOCK_PX // CELL
     padded = np.pad(cells, [(0, -n % each) for n in cells.shape])
     taken = padded.reshape(padded.shape[0] // each, each, -1, each).any(axis=(1, 3))
     for i, j in np.argwhere(taken).tolist():
-        yield Region(scene=scene, rows=(i * BLOCK, min((i + 1) * BLOCK, shape[0])),
-                     cols=(j * BLOCK, min((j + 1) * BLOCK, shape[1])))
+        yield Region(scene=scene, rows=(i * CEILING_BLOCK_PX, min((i + 1) * CEILING_BLOCK_PX, shape[0])),
+                     cols=(j * CEILING_BLOCK_PX, min((j + 1) * CEILING_BLOCK_PX, shape[1])))
 
 
 def _spread(blocks: Sequence[Region], most_megapixels: float) -> list[Region]:

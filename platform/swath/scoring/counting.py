@@ -19,10 +19,8 @@ from patchstore import CELL, Store
 from swath.config import Config
 from swath.errors import ConfigError
 from swath.models.inference import Forward
-from swath.patches import planning
 from swath.prediction import streaming
 from swath.prediction.readers import StoreReader
-from swath.prediction.streaming import Part
 from swath.scoring import metrics
 from swath.scoring.boundary import BoundaryCounts
 from swath.scoring.metrics import Counts, Uncovered
@@ -30,7 +28,7 @@ from swath.scoring.protocol import Protocol
 from swath.scoring.result import Score
 from swath.splits.division import Split, SplitName, class_pixels
 
-BLOCK = 256
+SAMPLE_BLOCK_PX = 256
 """Side of a block of the sample in pixels: large enough that few of a window's pixels are predicted in vain."""
 _COST = 16
 """Network pixels for each scored pixel of a lone block, at the most for sizes up to 512 and an overlap of a half
@@ -39,7 +37,7 @@ _SHARE = 0.1
 """Most that scoring the sample may cost, of the training between two reports."""
 _TRAINING = 3
 """Cost of a training step over that of a forward pass: the backward pass is twice as dear."""
-NOTHING = metrics.NOTHING
+NO_PREDICTION = metrics.NO_PREDICTION
 """What a source gives where it predicts nothing."""
 
 
@@ -63,10 +61,10 @@ class Region:
         return self.shape[0] * self.shape[1]
 
 
-Source = Callable[[Sequence[Region]], Iterator[tuple[int, int, NDArray[np.uint8]]]]
+Predictions = Callable[[Sequence[Region]], Iterator[tuple[int, int, NDArray[np.uint8]]]]
 """Who predicts. Given regions it yields (index of the region in the sequence, first row in the scene, classes_hW over
 the region's columns): regions in order, each from top to bottom without gaps, each finished before the next."""
-Watch = Callable[[Region, int, NDArray[np.uint8], NDArray[np.uint8]], None]
+OnCounted = Callable[[Region, int, NDArray[np.uint8], NDArray[np.uint8]], None]
 """Whoever wants to see what is counted: a region, the first row in the scene, labels_hW and predictions_hW."""
 
 
@@ -120,7 +118,7 @@ def sample(store: Store, split: Split, name: SplitName, config: Config, *, seed:
     """
     total_K = class_pixels(store, split, name)
     blocks = [block for scene, cells in split.scenes(name) for block in _blocks(store, scene, cells, total_K)]
-    wanted = sample_megapixels(store, split, config) * 1e6 / BLOCK**2
+    wanted = sample_megapixels(store, split, config) * 1e6 / SAMPLE_BLOCK_PX**2
     generator = np.random.default_rng(seed)
     by_stratum: dict[int, list[Region]] = {}
     for block in blocks:
@@ -145,7 +143,7 @@ def sample_megapixels(store: Store, split: Split, config: Config) -> float:
 
 def _blocks(store: Store, scene: str, cells: NDArray[np.bool_], total_K: NDArray[np.int64]) -> Iterator[Region]:
     """The blocks of a scene that have labelled pixels in the given cells."""
-    each = BLOCK // CELL
+    each = SAMPLE_BLOCK_PX // CELL
     counts = store.counts(scene) * cells[..., None]
     padding = [(0, -n % each) for n in counts.shape[:2]]
     padded = np.pad(counts, [*padding, (0, 0)])
@@ -153,19 +151,22 @@ def _blocks(store: Store, scene: str, cells: NDArray[np.bool_], total_K: NDArray
     height, width = store.scenes[scene].shape
     for i, j in np.argwhere(block_counts.sum(axis=2) > 0):
         present = np.flatnonzero(block_counts[i, j])
-        yield Region(scene=scene, rows=(int(i) * BLOCK, min((int(i) + 1) * BLOCK, height)),
-                     cols=(int(j) * BLOCK, min((int(j) + 1) * BLOCK, width)),
+        yield Region(scene=scene, rows=(int(i) * SAMPLE_BLOCK_PX, min((int(i) + 1) * SAMPLE_BLOCK_PX, height)),
+                     cols=(int(j) * SAMPLE_BLOCK_PX, min((int(j) + 1) * SAMPLE_BLOCK_PX, width)),
                      stratum=int(present[np.argmin(total_K[present])]))
 
 
-def network_source(store: Store, forward: Forward, config: Config, device: torch.device) -> Source:
+def network_source(store: Store, forward: Forward, config: Config, device: torch.device) -> Predictions:
     """What a network predicts. Batches go on from one region to the next of the same scene, not into another scene.
 
     Its iterator raises DataError for a scene in which `patches.pixel_m` has no meaning, and what reading raises.
     """
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-        lots = ([_part(store, region, config, index) for index, region in group]
-                for _, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
+        lots = ([streaming.part_of_scene(
+                    StoreReader(store, scene), config.patches, pixel_m2=store.scenes[scene].pixel_m2,
+                    name=f"{store.uri}: scene {scene}", overlap=config.score.overlap,
+                    region=(region.rows, region.cols), tag=index) for index, region in group]
+                for scene, group in groupby(enumerate(regions), key=lambda pair: pair[1].scene))
         batch = streaming.batch_size(config.patches.size, config.patches.scales_per_sample)
         with closing(streaming.stream(lots, forward, classes=len(store.classes), device=device, batch=batch)) as rows:
             for part, row, scores_KhW in rows:
@@ -174,17 +175,9 @@ def network_source(store: Store, forward: Forward, config: Config, device: torch
     return source
 
 
-def _part(store: Store, region: Region, config: Config, index: int) -> Part:
-    scales = planning.factors(config.patches, store.scenes[region.scene].pixel_m2,
-                             f"{store.uri}: scene {region.scene}")
-    return streaming.part(StoreReader(store, region.scene), size=config.patches.size, scales=scales,
-                        overlap=config.score.overlap, is_concentric=config.patches.is_concentric,
-                        region=(region.rows, region.cols), tag=index)
-
-
-def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], source: Source, *,
+def count(store: Store, split: Split, name: SplitName, regions: Sequence[Region], source: Predictions, *,
           boundary_px: int = 0, uncovered: Uncovered = "wrong", rank: int = 0, world_size: int = 1,
-          watch: Watch | None = None) -> NDArray[np.int64]:
+          watch: OnCounted | None = None) -> NDArray[np.int64]:
     """Counts of this rank's share of the regions, as `metrics.Counts` has them: int64 (regions, K, K + 4), zero for the
     others' regions.
 
@@ -222,7 +215,7 @@ def _labelled(store: Store, region: Region, cells: NDArray[np.bool_], pieces: It
 
 def _count_region(store: Store, region: Region,
                   labelled: Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]], boundary_px: int,
-                  uncovered: Uncovered, watch: Watch | None) -> NDArray[np.int64]:
+                  uncovered: Uncovered, watch: OnCounted | None) -> NDArray[np.int64]:
     """The counts of a region: int64 (K, K + 4)."""
     classes = len(store.classes)
     counts_KQ = np.zeros((classes, classes + metrics.EXTRA), np.int64)
@@ -230,7 +223,7 @@ def _count_region(store: Store, region: Region,
     for row, labels_hW, predictions_hW in labelled:
         counts_KQ[:, :classes + 1] += metrics.tally(labels_hW, predictions_hW, classes, store.ignore)
         if uncovered == "out":
-            labels_hW = np.where(predictions_hW == NOTHING, np.uint8(store.ignore), labels_hW)
+            labels_hW = np.where(predictions_hW == NO_PREDICTION, np.uint8(store.ignore), labels_hW)
         if boundary_px:
             contours.add(labels_hW, predictions_hW, last=row + len(labels_hW) == region.rows[1])
         if watch:
@@ -268,8 +261,8 @@ def _shares(sizes: Sequence[int], world_size: int) -> list[list[int]]:
     return shares
 
 
-def evaluate(store: Store, split: Split, name: SplitName, source: Source, config: Config, *,
-             uncovered: Uncovered | None = None, watch: Watch | None = None) -> Score:
+def evaluate(store: Store, split: Split, name: SplitName, source: Predictions, config: Config, *,
+             uncovered: Uncovered | None = None, watch: OnCounted | None = None) -> Score:
     """Score a whole split in this process. `uncovered` is given for maps that were made elsewhere."""
     counts_RKQ = count(store, split, name, whole(store, split, name), source, boundary_px=config.score.boundary_px,
                        uncovered=uncovered or "wrong", watch=watch)

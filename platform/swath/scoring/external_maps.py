@@ -21,7 +21,7 @@ from patchstore.sources.grid import Grid, misfit
 from patchstore.sources.value_meanings import Header, Legend, read_header, read_legend
 from swath.errors import ConfigError, DataError
 from swath.geometry import Range
-from swath.scoring.counting import NOTHING, Region
+from swath.scoring.counting import NO_PREDICTION, Region
 from swath.scoring.external_files import Finder, find_files, listed, several
 
 STRIP = 512
@@ -48,8 +48,8 @@ class _Served:
     parts: tuple[_Part, ...]
 
 
-class Maps:
-    """Maps of a store's scenes. `source` is a `swath.score.Source`."""
+class ExternalMaps:
+    """Maps of a store's scenes. `source` is a `counting.Predictions`."""
 
     def __init__(self, served: Mapping[str, _Served], classes: Sequence[ClassInfo], notes: Sequence[str]) -> None:
         """See `open`."""
@@ -103,8 +103,8 @@ class Maps:
                                "first by name" for scene, count in sorted(pixels.items()) if count)
 
     def source(self, regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-        """The classes of regions of the scenes that were asked for at first, NOTHING where no file has any: (index of
-        the region, first row in the scene, classes_hW over the region's columns).
+        """The classes of regions of the scenes that were asked for at first, NO_PREDICTION where no file has any:
+        (index of the region, first row in the scene, classes_hW over the region's columns).
 
         Regions in order, each from top to bottom. Raises SourceError when a file cannot be read, or has a value whose
         meaning nobody said.
@@ -144,7 +144,8 @@ class _Open:
         self._keep([part.header.path for part in parts])
         for part in parts:
             if part.header.path not in self._rasters:
-                self._rasters[part.header.path] = ClassRaster(part.header, part.legend, grid, self._classes, NOTHING)
+                self._rasters[part.header.path] = ClassRaster(part.header, part.legend, grid, self._classes,
+                                                              NO_PREDICTION)
         return [self._rasters[part.header.path] for part in parts]
 
     def _keep(self, paths: Sequence[Path]) -> None:
@@ -155,15 +156,15 @@ class _Open:
 
 def _strip(served: _Served, rows: Range, cols: Range, opened: _Open) -> tuple[NDArray[np.uint8], int]:
     """(classes_hW of a stretch of a scene, pixels on which its files disagree)."""
-    classes_hW = np.full((rows[1] - rows[0], cols[1] - cols[0]), NOTHING, np.uint8)
+    classes_hW = np.full((rows[1] - rows[0], cols[1] - cols[0]), NO_PREDICTION, np.uint8)
     disagreeing = 0
     here = [(part, _common(part.rows, rows), _common(part.cols, cols)) for part in served.parts]
     here = [(part, high, wide) for part, high, wide in here if high[0] < high[1] and wide[0] < wide[1]]
     for raster, (_, high, wide) in zip(opened.on(served.grid, [part for part, *_ in here]), here):
         found_hw = raster.read(high, wide)
         view_hw = classes_hW[high[0] - rows[0]:high[1] - rows[0], wide[0] - cols[0]:wide[1] - cols[0]]
-        free_hw = view_hw == NOTHING
-        disagreeing += int(np.count_nonzero(~free_hw & (found_hw != NOTHING) & (found_hw != view_hw)))
+        free_hw = view_hw == NO_PREDICTION
+        disagreeing += int(np.count_nonzero(~free_hw & (found_hw != NO_PREDICTION) & (found_hw != view_hw)))
         np.copyto(view_hw, found_hw, where=free_hw)
     return classes_hW, disagreeing
 
@@ -173,8 +174,8 @@ def _common(one: Range, other: Range) -> Range:
 
 
 def _codes(table: Mapping[str, str], store: Store, headers: Collection[Header]) -> dict[str, int]:
-    """The table by class indices, NOTHING for none. Raises ConfigError when something in it does not exist."""
-    index_of = {info.name: index for index, info in enumerate(store.classes)} | {"": NOTHING}
+    """The table by class indices, NO_PREDICTION for none. Raises ConfigError when something in it does not exist."""
+    index_of = {info.name: index for index, info in enumerate(store.classes)} | {"": NO_PREDICTION}
     unknown = sorted({name for name in table.values() if name not in index_of})
     if unknown:
         raise ConfigError(f"map-classes: {store.uri} has no class {', '.join(unknown)}; it has "

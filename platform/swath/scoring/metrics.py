@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-NOTHING = 255
+NO_PREDICTION = 255
 """What stands for a class where there is no prediction. A store has at most 255 classes, 0 to 254."""
 BOUNDARY = 3
 """Columns of boundary pixels: of labels and predictions alike, of labels, of predictions."""
@@ -74,7 +74,7 @@ class Counts:
 
 def tally(labels_hW: NDArray[np.uint8], predictions_hW: NDArray[np.uint8], classes: int, ignore: int
           ) -> NDArray[np.int64]:
-    """Count pixels as `confusion` does, those that are predicted as NOTHING in a column of their own: (K, K + 1).
+    """Count pixels as `confusion` does, those that are predicted as NO_PREDICTION in a column of their own: (K, K + 1).
 
     Bytes are counted by all 256 x 256 pairs at once, without a mask: 6 ms a megapixel and core where `confusion`, which
     takes any integers on any device, needs 92 (measured).
@@ -82,9 +82,9 @@ def tally(labels_hW: NDArray[np.uint8], predictions_hW: NDArray[np.uint8], class
     pairs = np.bincount((labels_hW.astype(np.uint16) << 8 | predictions_hW).ravel(), minlength=1 << 16)
     pairs = pairs.reshape(256, 256)
     pairs[ignore] = 0
-    counts_KP = np.column_stack([pairs[:classes, :classes], pairs[:classes, NOTHING]])
+    counts_KP = np.column_stack([pairs[:classes, :classes], pairs[:classes, NO_PREDICTION]])
     if counts_KP.sum() != pairs.sum():
-        pairs[:classes, [*range(classes), NOTHING]] = 0
+        pairs[:classes, [*range(classes), NO_PREDICTION]] = 0
         label, prediction = np.argwhere(pairs)[0]
         what = f"label {label}" if label >= classes else f"prediction {prediction}"
         raise ValueError(f"{what} is none of the {classes} classes 0 to {classes - 1} ({pairs.sum()} such pixels)")

@@ -30,11 +30,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from swath.errors import ConfigError, SwathError, TrainingError
+from swath.names import CHECKPOINT_TAG, NOTES_TAG, REASON_TAG
 from swath.tracking.records import (
-    CHECKPOINT_TAG,
-    NOTES_TAG,
     PARAM_LENGTH,
-    REASON_TAG,
     TAG_LENGTH,
     MemoryTracker,
     RunRecord,
@@ -44,9 +42,9 @@ from swath.tracking.records import (
     cut,
     kilopixels,
     named,
-    noted,
     numbers,
     reporter,
+    with_note,
 )
 
 __all__ = ["CHECKPOINT_TAG", "Location", "MemoryTracker", "MlflowTracker", "RunRecord", "Status", "Tracker", "find",
@@ -193,7 +191,7 @@ class MlflowTracker:
     def note(self, text: str) -> None:
         with _told(self._uri, TrainingError):
             before = self._client.get_run(self.run_id).data.tags.get(NOTES_TAG, "")
-        self.tags({NOTES_TAG: noted(before, text)})
+        self.tags({NOTES_TAG: with_note(before, text)})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():

@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 @contextmanager
-def noted(note: Callable[[str], None]) -> Iterator[None]:
+def recording_warnings(note: Callable[[str], None]) -> Iterator[None]:
     """Take the warnings of this process into a run's record, each once, while they are shown as ever."""
     show, said = warnings.showwarning, set[str]()
 

@@ -12,14 +12,9 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar, final
 
 from swath.errors import ConfigError, TrainingError
+from swath.names import MEGAPIXELS, NOTES_TAG, REASON_TAG
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-REASON_TAG = "swath.reason"
-"""Tag that says why a run ended as it did."""
-NOTES_TAG = "swath.notes"
-"""Tag that has what whoever reads the record should know, a line each."""
-CHECKPOINT_TAG = "swath.checkpoint"
-"""Tag that says where a run's last checkpoint lies."""
 
 # MLflow's limits (mlflow/utils/validation.py), which every tracker keeps: characters of a value, characters of a name.
 PARAM_LENGTH = 6000
@@ -73,7 +68,7 @@ class RunRecord:
 
 def reporter(tracker: Tracker) -> Callable[[Mapping[str, float]], None]:
     """A listener that logs a run's reports, each at its own `megapixels`."""
-    return lambda metrics: tracker.log(metrics, metrics["megapixels"])
+    return lambda metrics: tracker.log(metrics, metrics[MEGAPIXELS])
 
 
 @final
@@ -104,7 +99,7 @@ class MemoryTracker:
             self._metrics.setdefault(key, []).append((kilopixels(megapixels), value))
 
     def note(self, text: str) -> None:
-        self.tags({NOTES_TAG: noted(self._tags.get(NOTES_TAG, ""), text)})
+        self.tags({NOTES_TAG: with_note(self._tags.get(NOTES_TAG, ""), text)})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         if not path.exists():
@@ -132,7 +127,7 @@ class MemoryTracker:
         return sorted(self._metrics.get(key, []), key=lambda entry: entry[0])
 
 
-def noted(before: str, text: str) -> str:
+def with_note(before: str, text: str) -> str:
     """The remarks with one more; one that is there already is not said twice."""
     lines = before.splitlines()
     return "\n".join([*lines, *(line for line in text.splitlines() if line not in lines)])
@@ -146,7 +141,7 @@ def kilopixels(megapixels: float) -> int:
 def numbers(metrics: Mapping[str, float | None], megapixels: float) -> dict[str, float]:
     """The metrics that are numbers, and the megapixels, under names that MLflow has."""
     finite = {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
-    return named(finite | {"megapixels": float(megapixels)})
+    return named(finite | {MEGAPIXELS: float(megapixels)})
 
 
 def named(values: Mapping[str, V]) -> dict[str, V]:

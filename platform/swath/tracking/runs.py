@@ -6,6 +6,7 @@ from pathlib import Path
 from swath.config import Config
 from swath.errors import CheckpointError, ConfigError
 from swath.models import checkpoint
+from swath.names import CODE_TAG
 from swath.tracking import mlflow_store, provenance
 from swath.tracking.mlflow_store import MlflowTracker
 from swath.tracking.records import PARAM_LENGTH, cut
@@ -72,6 +73,6 @@ def reopened(run_id: str, config: Config, location: mlflow_store.Location) -> Ml
         raise ConfigError(f"run {run_id} was begun with another configuration: {', '.join(changed)}; give the same "
                           "again, or start a new run")
     tracker = MlflowTracker.reopen(location.uri, run_id)
-    if (code := recorded.tags.get("swath.code")) != provenance.code():
+    if (code := recorded.tags.get(CODE_TAG)) != provenance.code():
         tracker.note(f"gone on with by other code ({provenance.code()}) than before ({code})")
     return tracker

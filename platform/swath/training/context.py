@@ -11,7 +11,8 @@ from typing import Protocol
 
 import torch
 
-from swath.models.checkpoint_files import Keeper
+from swath.models.checkpoint_files import CheckpointStore
+from swath.names import MEGAPIXELS, SAMPLE_MIOU
 from swath.say import Listener, Metrics
 
 
@@ -70,24 +71,24 @@ class LocalContext:
         self.device = device
         self.note = note
         self.resume = self.newest = resume
-        self._keeper = Keeper(folder, keep, save_minutes)
+        self._checkpoints = CheckpointStore(folder, keep, save_minutes)
         self._told = told
         self._listeners = listeners
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Copy the checkpoint, drop old ones, and tell the listeners."""
         if checkpoint is not None:
-            self.newest = self._keeper.keep(checkpoint, metrics["megapixels"], metrics.get("val_part/miou"))
+            self.newest = self._checkpoints.add(checkpoint, metrics[MEGAPIXELS], metrics.get(SAMPLE_MIOU))
         for listener in self._listeners:
             listener(metrics)
 
     def save(self, checkpoint: Path, megapixels: float) -> None:
         """Copy the checkpoint, and drop old ones."""
-        self.newest = self._keeper.keep(checkpoint, megapixels)
+        self.newest = self._checkpoints.add(checkpoint, megapixels)
 
     def save_due(self) -> bool:
         """Whether the last checkpoint is `save_minutes` old."""
-        return self._keeper.is_due()
+        return self._checkpoints.is_due()
 
     def stop(self, megapixels: float) -> bool:
         """Whether this process has been asked to end."""

@@ -10,7 +10,7 @@ from types import FrameType
 _SAID = "told to end: the run is saved first; a second signal ends it at once\n"
 
 
-class Told:
+class StopRequest:
     """Whether a signal has asked this process to end, and which."""
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Told:
     def __bool__(self) -> bool:
         return self.number != 0
 
-    def leave(self) -> None:
+    def reraise(self) -> None:
         """End as the signal asks, where there was one: raises KeyboardInterrupt for SIGINT, else SystemExit with
         128 + its number."""
         if self.number == signal.SIGINT:
@@ -29,12 +29,12 @@ class Told:
 
 
 @contextmanager
-def heeded() -> Iterator[Told]:
+def catch_stop_signals() -> Iterator[StopRequest]:
     """Within the block the first SIGTERM or SIGINT is noted, and no more; the second does what it did before.
 
     Only a process's main thread can heed signals: in another thread nothing is ever noted.
     """
-    told = Told()
+    told = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield told
         return

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from swath.config import Config, TrainConfig
 from swath.errors import CheckpointError
 from swath.models import checkpoint, norms
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
 from swath.models.network import Net
+from swath.models.run_state import RunState
 
 
 @dataclass(kw_only=True)
@@ -34,11 +35,11 @@ class State:
     """Seconds of training and scoring so far, times workers."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of every report."""
-    manner: dict[str, Any] = field(default_factory=dict)
-    """How steps are computed, which may differ from one attempt of a run to the next: `precision`, the largest
+    numerics: dict[str, Any] = field(default_factory=dict)
+    """Numeric settings of a step, which may differ from one attempt of a run to the next: `precision`, the largest
     `micro_batch`, and the number of `workers`."""
     tally: dict[str, Any] | None = None
-    """What was trained since the last one, as job.Tally saves it, in a state that is saved between two reports."""
+    """What was trained since the last report, as tally.Tally saves it, in a state that is saved between two reports."""
     counts_RKQ: NDArray[np.int64] | None = None
     """The final score's counts, once there are any."""
 
@@ -56,25 +57,25 @@ class State:
             else:  # a counter
                 old.copy_(new)
 
-    def save(self, config: Config, card: Card, trained: dict[str, torch.Tensor]) -> tempfile.TemporaryDirectory[str]:
+    def save(self, config: Config, card: ModelCard, trained: dict[str, torch.Tensor]
+             ) -> tempfile.TemporaryDirectory[str]:
         """Write a checkpoint to a temporary folder, which the caller removes when it has been copied.
 
         `trained`: the cells that are trained on, by their scene's fingerprint, so that they are known in any store.
         """
         folder = tempfile.TemporaryDirectory(prefix="swath-checkpoint-")
-        state: dict[str, Any] = {
-            "net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
-            "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
-            "megapixels": self.megapixels, "device_seconds": self.device_seconds, "history": self.history,
-            "tally": self.tally, "manner": self.manner, "trained": trained,
-            "counts": None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ),
-        }
+        state = RunState(
+            net=self.net.state_dict(), average=self.average.state_dict() if self.average else None,
+            optimiser=self.optimiser.state_dict(), scaler=self.scaler.state_dict(), step=self.step,
+            megapixels=self.megapixels, device_seconds=self.device_seconds, history=self.history, tally=self.tally,
+            numerics=self.numerics, trained=trained,
+            counts=None if self.counts_RKQ is None else torch.from_numpy(self.counts_RKQ))
         checkpoint.save(Path(folder.name), state, config, card)
         return folder
 
-    def restore(self, folder: Path, config: Config, card: Card, device: torch.device) -> str:
-        """Go on from a checkpoint of the same run. Returns what there is to say of it: what is computed in another
-        manner than before, as far as that makes a difference; else an empty text.
+    def restore(self, folder: Path, config: Config, card: ModelCard, device: torch.device) -> str:
+        """Go on from a checkpoint of the same run. Returns a note on the numeric settings that have changed
+        and affect the result, or an empty text.
 
         Random draws need no state of their own: augmentation is seeded by a patch's place in the run, the network's
         draws by the step. Raises CheckpointError when the checkpoint is of another experiment.
@@ -87,22 +88,25 @@ class State:
                                   "start a new run")
         if saved.card.classes != card.classes or saved.card.fingerprint != card.fingerprint:
             raise CheckpointError(f"{folder}: a checkpoint of other data ({saved.card.store}); start a new run")
-        self.net.load_state_dict(saved.state["net"])
+        state = saved.state
+        if not state.optimiser:
+            raise CheckpointError(f"{folder}: a checkpoint of weights alone; begin with them by model.init_from")
+        self.net.load_state_dict(state.net)
         if self.average is not None:
-            self.average.load_state_dict(saved.state["average"])
-        self.optimiser.load_state_dict(saved.state["optimiser"])
-        if saved.state["scaler"]:  # empty where the arithmetic was not fp16
-            self.scaler.load_state_dict(saved.state["scaler"])
-        self.step, self.megapixels = saved.state["step"], saved.state["megapixels"]
-        self.device_seconds, self.history = saved.state["device_seconds"], saved.state["history"]
-        self.tally = saved.state["tally"]
-        self.counts_RKQ = None if saved.state["counts"] is None else saved.state["counts"].cpu().numpy()
-        return self._changes(saved.state["manner"])
+            self.average.load_state_dict(state.average or {})
+        self.optimiser.load_state_dict(state.optimiser)
+        if state.scaler:  # empty where the arithmetic was not fp16
+            self.scaler.load_state_dict(state.scaler)
+        self.step, self.megapixels = state.step, state.megapixels
+        self.device_seconds, self.history = state.device_seconds, state.history
+        self.tally = state.tally
+        self.counts_RKQ = None if state.counts is None else state.counts.cpu().numpy()
+        return self._changes(state.numerics)
 
     def _changes(self, before: dict[str, Any]) -> str:
         matter = ["precision", *(["micro_batch", "workers"] if norms.depend_on_batch(self.net) else [])]
-        changes = ", ".join(f"{name} is {self.manner[name]}, not {before[name]}" for name in matter
-                            if before[name] != self.manner[name])
+        changes = ", ".join(f"{name} is {self.numerics[name]}, not {before[name]}" for name in matter
+                            if before[name] != self.numerics[name])
         return changes and f"from step {self.step} on {changes}; the run is not the same as one in which it stays"
 
 

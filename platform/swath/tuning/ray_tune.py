@@ -22,24 +22,39 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from patchstore import Store
 from swath import say
 from swath.config import ClusterConfig, Config
 from swath.distributed import connection, training
 from swath.errors import ConfigError, SwathError
 from swath.experiments import experiment
+from swath.experiments.prepare import prepare, with_absolute_paths
 from swath.models import checkpoint
+from swath.names import (
+    DEVICE_SECONDS,
+    MEGAPIXELS,
+    RESTART_TAG,
+    ROLE_TAG,
+    SAMPLE_MIOU,
+    SAMPLE_MIOU_SE,
+    SEARCH_TAG,
+    STATE_TAG,
+    TRAIN_LOSS,
+    TRIAL_TAG,
+    VAL_LOSS,
+    VAL_MIOU,
+)
 from swath.say import Metrics
 from swath.tracking import mlflow_store, runs
 from swath.tracking.mlflow_store import MlflowTracker, Tracker
 from swath.tracking.records import cut
 from swath.training import loop
+from swath.training.prepared import Prepared
 from swath.tuning import space
 from swath.tuning.space import Point, Space
 from swath.tuning.trials import STATUS, State, Trial
 
-METRIC, CLOCK = "val_part/miou", "megapixels"
-_KEPT = (CLOCK, METRIC, "val_part/miou_se", "val/miou", "val/loss", "train/loss", "device_seconds")
+METRIC, CLOCK = SAMPLE_MIOU, MEGAPIXELS
+_KEPT = (CLOCK, METRIC, SAMPLE_MIOU_SE, VAL_MIOU, VAL_LOSS, TRAIN_LOSS, DEVICE_SECONDS)
 """Metrics that the driver remembers of a trial; its record has all."""
 _FAILED = "failed"
 """Key of a trial's last result when it failed by itself; after an exception Tune would try again, as for a process."""
@@ -66,7 +81,7 @@ class Search:
         return space.place(self.base, point)
 
 
-def placed(base: Config) -> Config:
+def with_resources(base: Config) -> Config:
     """The base with what each trial has of the cluster that this process is connected to, and how many run at once.
 
     Raises ConfigError where the cluster has no room for a single trial, and where an autoscaled one has none yet and it
@@ -93,8 +108,8 @@ def placed(base: Config) -> Config:
                    cluster=replace(cluster, address="", cpus=cpus, device="cuda" if gpu else "cpu"))
 
 
-def run(ledger: "Ledger") -> None:
-    """Run a ledger's trials on the cluster that this process is connected to.
+def run(book: "TrialBook") -> None:
+    """Run a book's trials on the cluster that this process is connected to.
 
     However it ends, but for the death of this process, no trial's record is left running.
     """
@@ -108,24 +123,24 @@ def run(ledger: "Ledger") -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in ("tune", "analysis.experiment_analysis"):  # that trials failed, and that no result.json is there
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
-    tune_controller.RayActorManager = Survivor  # type: ignore[attr-defined]
-    search = ledger.search
+    tune_controller.RayActorManager = OomTolerantActorManager  # type: ignore[attr-defined]
+    search = book.search
     settings, length = search.base.search, search.base.train.megapixels
     tuner = tune.Tuner(
         tune.with_resources(partial(_trial, search=search), _resources(search.base.cluster)),
         tune_config=tune.TuneConfig(
-            num_samples=settings.trials, max_concurrent_trials=settings.concurrent, search_alg=Proposals(ledger),
-            scheduler=Rungs(ledger, grace=min(settings.grace or length / 9, length), length=length,
+            num_samples=settings.trials, max_concurrent_trials=settings.concurrent, search_alg=RecordedOptuna(book),
+            scheduler=MegapixelAsha(book, grace=min(settings.grace or length / 9, length), length=length,
                             reduction=settings.reduction)),
         run_config=tune.RunConfig(
-            name=search.run_id, storage_path=str(search.workdir / "searches"), verbose=0, callbacks=[ledger],
+            name=search.run_id, storage_path=str(search.workdir / "searches"), verbose=0, callbacks=[book],
             failure_config=tune.FailureConfig(max_failures=search.base.cluster.restarts)))
     try:
         tuner.fit()
     except BaseException as error:
-        ledger.close(f"its search ended: {experiment.reason(error)}")
+        book.close(f"its search ended: {experiment.reason(error)}")
         raise
-    ledger.close("its search ended first")
+    book.close("its search ended first")
 
 
 def _resources(cluster: ClusterConfig) -> tune.PlacementGroupFactory:
@@ -139,22 +154,22 @@ def _trial(settings: dict[str, Any], search: Search) -> None:
     try:
         tracker = MlflowTracker.attach(search.location.uri, settings["run_id"])
         with experiment.ended_truly(tracker):
-            config, store = experiment.placed(search.config(settings["point"]))
-            costs = experiment.check(config, store)
-            experiment.record(config, store, search.workdir, tracker, search.location, _fit, costs)
+            prepared = prepare(*with_absolute_paths(search.config(settings["point"])))
+            experiment.record(prepared, search.workdir, tracker, search.location, _fit)
     except Exception as error:  # noqa: BLE001 - it is recorded; Tune hears of it as a result
         tune.report({_FAILED: experiment.reason(error)})
 
 
-def _fit(config: Config, store: Store, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
+def _fit(prepared: Prepared, folder: Path, tracker: Tracker, uri: str) -> loop.Run:
     """Run the loop, its reports going to Tune as well: here for one worker, by Ray Train for several."""
+    config = prepared.config
     if config.cluster.workers > 1:
         heard = TuneReportCallback()  # type: ignore[no-untyped-call]
         return training.train(config, folder, tracker, uri, callbacks=[heard], gpu=config.cluster.device == "cuda")
-    return experiment.fit_here(config, store, folder, tracker, lambda metrics: tune.report(dict(metrics)))
+    return experiment.fit_here(prepared, folder, tracker, lambda metrics: tune.report(dict(metrics)))
 
 
-class Survivor(RayActorManager):
+class OomTolerantActorManager(RayActorManager):
     """Tune's keeper of processes, but that one which Ray ends for want of memory counts as lost, like any other.
 
     Ray 2.60's own raises for it (_actor_task_failed), which would end the whole search with one trial.
@@ -166,7 +181,7 @@ class Survivor(RayActorManager):
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
-class Ledger(tune.Callback):
+class TrialBook(tune.Callback):
     """What is known of each trial, on the driver. Of plain values, for Tune pickles it.
 
     A tracking store that is away for a while does not end the search: what could not be recorded is tried again.
@@ -190,7 +205,7 @@ class Ledger(tune.Callback):
         tracker = MlflowTracker.start(
             self.search.location.uri, experiment=self.search.base.track.experiment, name=name, params=params,
             artifact_location=self.search.location.artifact_location,
-            tags={"swath.search": self.search.run_id, "swath.role": "trial", "swath.trial": str(len(self.trials))})
+            tags={SEARCH_TAG: self.search.run_id, ROLE_TAG: "trial", TRIAL_TAG: str(len(self.trials))})
         self.trials[trial_id] = Trial(run_id=tracker.run_id, name=name, point=point)
         return tracker.run_id
 
@@ -227,7 +242,7 @@ class Ledger(tune.Callback):
         try:
             tracker = self._tracker(known)
             tracker.log({"restarts": float(trial.num_failures)}, known.last(CLOCK) or 0.0)
-            tracker.tags({"swath.restart": _loss(trial)})
+            tracker.tags({RESTART_TAG: _loss(trial)})
         except SwathError as error:
             say.print_line(f"{known.run_id[:8]} {known.name}  that could not be recorded: {error}")
 
@@ -235,7 +250,7 @@ class Ledger(tune.Callback):
         """End a trial that has come to its end, has failed, or is stopped."""
         if reason := (trial.last_result or {}).get(_FAILED):
             self._end(trial.trial_id, "FAILED", reason)
-        elif self.trials[trial.trial_id].last("val/miou") is not None:
+        elif self.trials[trial.trial_id].last(VAL_MIOU) is not None:
             self._end(trial.trial_id, "FINISHED", "")
         elif trial.trial_id in self._stopped:
             self._end(trial.trial_id, "STOPPED", self._stopped[trial.trial_id])
@@ -256,7 +271,7 @@ class Ledger(tune.Callback):
         assert trial.state != "RUNNING"
         try:
             tracker = self._tracker(trial)
-            tracker.tags({"swath.state": trial.state})
+            tracker.tags({STATE_TAG: trial.state})
             folder = runs.checkpoints(self.search.workdir, trial.run_id)
             if trial.state in ("STOPPED", "KILLED") and (newest := checkpoint.newest(folder)):
                 tracker.tags({mlflow_store.CHECKPOINT_TAG: str(newest)})
@@ -281,20 +296,20 @@ def _loss(trial: TuneTrial) -> str:
     return cut(" ".join(said.split()), 300)
 
 
-class Proposals(OptunaSearch):
+class RecordedOptuna(OptunaSearch):
     """Optuna's tree-structured Parzen estimator over a space, beginning with the search's own configuration as far as
     the space holds it. A proposal has a record from its first moment."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        base, over = ledger.search.base, ledger.search.space
+    def __init__(self, book: TrialBook) -> None:
+        base, over = book.search.base, book.search.space
         super().__init__(space=over.propose, points_to_evaluate=[over.origin(base)], metric=METRIC, mode="max",
                          seed=base.search.seed)
-        self._ledger = ledger
+        self._book = book
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial: its point and its run."""
         point = super().suggest(trial_id)
-        return point and {"point": point, "run_id": self._ledger.begin(trial_id, point)}
+        return point and {"point": point, "run_id": self._book.begin(trial_id, point)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended: a failed one has no score, whatever it had reported before."""
@@ -305,23 +320,23 @@ class Proposals(OptunaSearch):
         """Nothing: a search is not restored, since ASHA's rungs would not be (ray issue 30838)."""
 
 
-class Rungs(AsyncHyperBandScheduler):
+class MegapixelAsha(AsyncHyperBandScheduler):
     """ASHA (Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning) by megapixels seen."""
 
-    def __init__(self, ledger: Ledger, *, grace: float, length: float, reduction: float) -> None:
+    def __init__(self, book: TrialBook, *, grace: float, length: float, reduction: float) -> None:
         super().__init__(CLOCK, METRIC, "max", max_t=cast(int, length), grace_period=cast(int, grace),
                          reduction_factor=reduction)
-        self._ledger = ledger
+        self._book = book
         self._share = reduction
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Whether a trial goes on; one that has its final score has come to its end by itself."""
         if _FAILED in result:
             return str(TrialScheduler.STOP)
-        if "val/miou" in result:
+        if VAL_MIOU in result:
             return str(TrialScheduler.CONTINUE)
         decision = str(super().on_trial_result(tune_controller, trial, result))
         if decision == TrialScheduler.STOP:
-            self._ledger.stop(trial.trial_id, f"stopped at {result[CLOCK]:.3g} Mpx: {METRIC} {result[METRIC]:.3f} is "
+            self._book.stop(trial.trial_id, f"stopped at {result[CLOCK]:.3g} Mpx: {METRIC} {result[METRIC]:.3f} is "
                               f"not among the best 1/{self._share:g} that came so far")
         return decision

@@ -6,17 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patchstore import Store
 from swath import figures, say
 from swath.config import Config
 from swath.distributed import connection, runners
 from swath.errors import ConfigError, SwathError, TrainingError
 from swath.experiments import experiment
-from swath.patches import planning
-from swath.scoring import counting
-from swath.splits import division
-from swath.splits.division import Split
+from swath.experiments.prepare import prepare_parts, with_absolute_paths
+from swath.names import BEST_TAG, FINGERPRINT_TAG, ROLE_TAG, SEARCH_TAG, STORE_TAG, VAL_MIOU, WINNER_REASON_TAG
 from swath.tracking import mlflow_store, runs
+from swath.training.prepared import Prepared
 from swath.training.setup import length
 from swath.tuning import ray_tune, space, tables, trials
 from swath.tuning.trials import Trial
@@ -57,26 +55,26 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = tables.t
     of the space, the store or the tracking store cannot serve, and TrainingError when no trial finishes.
     """
     workdir = workdir.resolve()
-    config, store = experiment.placed(config)
+    config, store = with_absolute_paths(config)
     dimensions = space.read(config.search.space)
-    split = division.divide(store, config.split)
-    for possible in (config, *dimensions.configurations(config)):
-        experiment.check_parts(possible, store, split)
+    prepared = prepare_parts(config, store)
+    for possible in dimensions.configurations(config):
+        prepare_parts(possible, store, prepared.split)
     location = mlflow_store.prepare(workdir, config.track.uri)
     config = runs.with_folders(config, workdir, location.uri)
-    own = length(config, planning.plan(store, config, "train", labels=split))
+    own = length(config, prepared.plan)
     config = replace(config, train=replace(config.train, megapixels=own))  # a point's own epochs may be shorter
     base = for_trials(config)
     # Connected around the record: a search that is told to end has seconds, and leaving Ray can take as long.
     with (connection.connected(config.cluster.address, cpus=connection.own_cores(config.cluster)),
-          _summary(config, store, split, location) as summary):
-        base = ray_tune.placed(base)
-        ledger = ray_tune.Ledger(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
+          _summary(replace(prepared, config=config), location) as summary):
+        base = ray_tune.with_resources(base)
+        book = ray_tune.TrialBook(ray_tune.Search(base=base, space=dimensions, workdir=workdir, location=location,
                                                  run_id=summary.run_id), heard)
         try:
-            ray_tune.run(ledger)
+            ray_tune.run(book)
         finally:
-            tried = list(ledger.trials.values())
+            tried = list(book.trials.values())
             _report(summary, tried)
         winner = trials.best(tried)
         if winner is None:
@@ -84,7 +82,7 @@ def run(config: Config, workdir: Path, heard: Callable[[Trial], None] = tables.t
                                 f"{tried[0].reason}")
         best = _train_again(config, base, winner, summary, workdir)
         summary.text(best.config.to_json(), "best.json")
-        summary.tags({"swath.best": best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
+        summary.tags({BEST_TAG: best.run_id, _NOTE: f"Best: run {best.run_id}, val/miou {best.val_miou:.4f}\n\n"
                       + trials.to_markdown(trials.rows(tried)[:_NOTED])})
         summary.log({"search/best_val_miou": best.val_miou}, 0.0)
     return Found(run_id=summary.run_id, location=location, trials=tried, best=best)
@@ -108,33 +106,33 @@ def for_trials(config: Config) -> Config:
 
 
 @contextmanager
-def _summary(base: Config, store: Store, split: Split, location: mlflow_store.Location
-             ) -> Iterator[mlflow_store.Tracker]:
+def _summary(prepared: Prepared, location: mlflow_store.Location) -> Iterator[mlflow_store.Tracker]:
     """The search's own record, which ends with what really happened in the block."""
+    base, store = prepared.config, prepared.store
     summary = mlflow_store.MlflowTracker.start(
         location.uri, experiment=base.track.experiment, name=base.track.name or "search",
         artifact_location=location.artifact_location,
         params={name: value for name, value in base.flat().items() if name.startswith(("search.", "data.store"))},
-        tags={"swath.role": "search", **counting.protocol(store, split, "val", base).tags(), "swath.store": store.uri,
-              "swath.fingerprint": store.fingerprint})
+        tags={ROLE_TAG: "search", **prepared.protocol.tags(), STORE_TAG: store.uri,
+              FINGERPRINT_TAG: store.fingerprint})
     with experiment.ended_truly(summary):
-        summary.tags({"swath.search": summary.run_id})
+        summary.tags({SEARCH_TAG: summary.run_id})
         summary.text(base.to_json(), "config.json")
         yield summary
 
 
 def _train_again(config: Config, base: Config, winner: Trial, summary: mlflow_store.Tracker, workdir: Path) -> Best:
     """Train the winner's point for as long, and with the schedule, as the configuration says; the better of the two."""
-    before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last("val/miou") or 0.0)
+    before = Best(run_id=winner.run_id, config=space.place(base, winner.point), val_miou=winner.last(VAL_MIOU) or 0.0)
     say.print_line(f"{winner.run_id[:8]} {winner.name} is the best trial; its configuration is trained again")
     again = space.place(config, winner.point)
     there = bool(connection.elsewhere(config.cluster.address))  # where the trials were: this process may have no GPU
     try:
         outcome = runners.train(again, workdir, on_ray=there,
-                                tags={"swath.search": summary.run_id, "swath.role": "winner"})
+                                tags={SEARCH_TAG: summary.run_id, ROLE_TAG: "winner"})
     except SwathError as error:
         say.print_line(f"it failed, so the trial itself is the best: {error}")
-        summary.tags({"swath.winner.reason": experiment.reason(error)})
+        summary.tags({WINNER_REASON_TAG: experiment.reason(error)})
         return before
     after = Best(run_id=outcome.run_id, config=again, val_miou=outcome.score.miou)
     return max(before, after, key=lambda best: best.val_miou)

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from swath.names import MEGAPIXELS, SAMPLE_MIOU, VAL_MIOU
 from swath.say import print_line
 from swath.tuning import trials
 from swath.tuning.trials import Trial
@@ -13,7 +14,7 @@ from swath.tuning.trials import Trial
 
 def trial_line(trial: Trial) -> None:
     """Print one line for a report, or for the end, of a search's trial."""
-    values = "  ".join(f"{name} {value:.3f}" for name in ("megapixels", "val_part/miou", "val/miou")
+    values = "  ".join(f"{name} {value:.3f}" for name in (MEGAPIXELS, SAMPLE_MIOU, VAL_MIOU)
                        if (value := trial.last(name)) is not None)
     end = "" if trial.state == "RUNNING" else f"  {trial.state} {trial.reason}".rstrip()
     print_line(f"{trial.run_id[:8]} {trial.name}  {values}{end}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from swath.names import DEVICE_SECONDS, MEGAPIXELS, SAMPLE_MIOU, VAL_MIOU
 from swath.say import Metrics
 from swath.tracking.records import Status, cut
 from swath.tuning.space import Point
@@ -41,13 +42,13 @@ class Trial:
 def best(trials: Sequence[Trial]) -> Trial | None:
     """The finished trial with the highest validation score; none where none has finished."""
     finished = [trial for trial in trials if trial.state == "FINISHED"]
-    return max(finished, key=lambda trial: trial.last("val/miou") or 0.0, default=None)
+    return max(finished, key=lambda trial: trial.last(VAL_MIOU) or 0.0, default=None)
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Trials in the order of merit: finished ones by their score, then the others by how far they came."""
     def merit(trial: Trial) -> tuple[float, float, float]:
-        return trial.last("val/miou") or 0.0, trial.last("megapixels") or 0.0, trial.last("val_part/miou") or 0.0
+        return trial.last(VAL_MIOU) or 0.0, trial.last(MEGAPIXELS) or 0.0, trial.last(SAMPLE_MIOU) or 0.0
 
     return sorted(trials, key=merit, reverse=True)
 
@@ -57,7 +58,7 @@ def states(trials: Sequence[Trial]) -> dict[str, int]:
     return dict(sorted(Counter(trial.state for trial in trials).items()))
 
 
-COLUMNS = {"val/miou": "val/miou", "val_part/miou": "val_part/miou", "megapixels": "Mpx", "device_seconds": "device s"}
+COLUMNS = {VAL_MIOU: VAL_MIOU, SAMPLE_MIOU: SAMPLE_MIOU, MEGAPIXELS: "Mpx", DEVICE_SECONDS: "device s"}
 """Metrics of the table, with what stands over them."""
 
 
