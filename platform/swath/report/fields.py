@@ -12,12 +12,11 @@ from swath.config import Config
 
 def markdown() -> str:
     """A heading and a table for each section: field, type or choices, default and meaning."""
-    return "\n\n".join(_section(part.name, part.default_factory) for part in fields(Config)
-                       if isinstance(part.default_factory, type))
+    return "\n\n".join(_section(part.name, part.default_factory) for part in fields(Config))
 
 
-def _section(name: str, section: type) -> str:
-    if not is_dataclass(section):
+def _section(name: str, section: object) -> str:
+    if not (isinstance(section, type) and is_dataclass(section)):
         raise TypeError(f"{name}: a section of a configuration is a dataclass, got {section!r}")
     about, types = _meanings(section), get_type_hints(section)
     rows = [f"| `{name}.{part.name}` | {_type(types[part.name])} | {_default(part)} | {_cell(about[part.name])} |"
@@ -45,7 +44,8 @@ def _type(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return f"{_type(get_args(kind)[0])}, several"
     if isinstance(kind, type):
-        return {"str": "text", "int": "integer", "float": "number", "bool": "yes or no"}.get(kind.__name__, kind.__name__)
+        words = {"str": "text", "int": "integer", "float": "number", "bool": "yes or no"}
+        return words.get(kind.__name__, kind.__name__)
     if get_origin(kind) in (Union, type(int | None)):
         return " or ".join("None" if one is type(None) else _type(one) for one in get_args(kind))
     return str(kind)
