@@ -27,11 +27,11 @@ import patchstore
 TARGET = Path(__file__).parents[2] / ".github"
 WIDTH = 840
 """Pixels of a picture: sharp on a page, and below 150 KB."""
-WAIT_MS = 20_000
+WAIT_MS = 15_000
 """Of the browser for MLflow's tables and curves."""
 PAGE = (slice(20, 770), slice(200, 1260))
 """Rows and columns of the browser's window that show the curves; to the right of them stands MLflow's assistant."""
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-sync",
+QUIET = ("--headless", "--no-sandbox", "--disable-quic", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-sync",
          "--disable-background-networking", "--disable-component-update")
 
 
@@ -78,7 +78,7 @@ def comparison(database: Path, experiment: int, runs: list[str]) -> None:
                               stderr=subprocess.DEVNULL)
     try:
         _await(port)
-        query = urlencode({"x_axis": "step"} | {name: json.dumps(value) for name, value in {
+        query = urlencode({name: json.dumps(value) for name, value in {
             "runs": runs, "experiments": [str(experiment)], "metric": "val_part/miou",
             "plot_metric_keys": ["val_part/miou"]}.items()})
         with tempfile.TemporaryDirectory() as folder:
