@@ -31,8 +31,8 @@ WAIT_MS = 15_000
 """Of the browser for MLflow's tables and curves."""
 PAGE = (slice(20, 770), slice(200, 1260))
 """Rows and columns of the browser's window that show the curves; to the right of them stands MLflow's assistant."""
-QUIET = ("--headless", "--no-sandbox", "--disable-quic", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update")
+QUIET = ("--headless", "--no-sandbox", "--disable-quic", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
+         "--disable-sync", "--disable-background-networking", "--disable-component-update")
 
 
 def main(workdir: Path) -> None:
