@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from readme import PARTS, READMES, ROOT, renewed
+from support.readme import PARTS, READMES, ROOT, renewed
 
 LINES = 250
 """The README is read at one go."""
