@@ -1,7 +1,6 @@
 """Command lines of the jobs: RECIPE [--config FILE] [--recipes MODULE] [any field], read by tyro."""
 
 import csv
-import importlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import tyro
 
 from patchstore import PatchstoreError
 from swath import config as configuration
+from swath import extensions
 from swath.config import Config, DeviceName
 from swath.errors import ConfigError, SwathError
 
@@ -73,7 +73,7 @@ def read_configured(arguments: Callable[[Config], A], argv: Sequence[str]) -> A:
     first.add_argument("--config", type=Path)
     first.add_argument("--recipes", default="recipes")
     chosen, rest = first.parse_known_args(rest)
-    recipes = _recipes(_module(chosen.recipes))
+    recipes = _recipes(extensions.import_module(chosen.recipes, "--recipes"))
     if name and chosen.config:
         raise ConfigError(f"both a recipe ({name}) and --config {chosen.config} are given; give one")
     if chosen.config:
@@ -131,7 +131,7 @@ def _listed(text: str, field: str) -> list[str]:
 
 def recipe(name: str, module: str = "recipes") -> Config:
     """What a recipe of a module returns. Raises ConfigError, naming the nearest, for an unknown one."""
-    recipes = _recipes(_module(module))
+    recipes = _recipes(extensions.import_module(module, "--recipes"))
     if name not in recipes:
         near = get_close_matches(name, recipes, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(recipes)}"
@@ -215,16 +215,6 @@ def finish(as_json: bool, result: dict[str, Any]) -> None:
     if as_json:
         sys.stdout.flush()
         print(json.dumps(result, allow_nan=False), flush=True)
-
-
-def _module(name: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise ConfigError(f"--recipes {name}: {error}; give the name of a module that Python can import") from None
-    finally:
-        sys.path.remove(str(Path.cwd()))
 
 
 def _recipes(module: ModuleType) -> dict[str, Callable[[], Config]]:

@@ -210,9 +210,9 @@ def check(config: Config, store: Store) -> dict[str, float]:
     split = division.divide(store, config.split)
     check_parts(config, store, split)
     plan = planning.plan(store, config, "train", labels=split)
-    net = network.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
-                       std_B=np.ones(store.bands), dtype=store.dtype, combine=config.patches.combine,
-                       scales=config.patches.scales)
+    traits = network.DataTraits(bands=store.bands, classes=len(store.classes), dtype=store.dtype,
+                                mean_B=np.zeros(store.bands), std_B=np.ones(store.bands))
+    net = network.build(config.model, traits, combine=config.patches.combine, scales=config.patches.scales)
     if config.model.init_from:
         transfer.begin(net, config, checkpoint.Card.of(store))
     cost = network.cost(net, config.patches.size, store.bands)
