@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from swath.config import LossConfig, LossName
+from swath.config import LOSSES, LossConfig
 from swath.errors import ConfigError
 from swath.training.losses import Loss, class_weights
 
@@ -23,7 +23,7 @@ TARGETS = pytest.mark.parametrize("config", [ALL, LossConfig(**EVERY, target="on
                                   ids=["softmax", "one_vs_rest"])
 EACH = pytest.mark.parametrize("config", [
     LossConfig(**(NONE | {name: 1.0, "gamma": 1.5, "target": target}))
-    for target in get_args(LossConfig.__annotations__["target"]) for name in get_args(LossName)],
+    for target in get_args(LossConfig.__annotations__["target"]) for name in LOSSES],
     ids=lambda config: f"{config.target}-{next(iter(config.terms))}")
 WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25])
 

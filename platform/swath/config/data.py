@@ -24,7 +24,7 @@ class DataConfig(Section):
     """The store's folder or URI, for example runs/dubai.zarr."""
     source: str = ""
     """Folder of images and masks, for an ingest."""
-    adapter: Literal["folder", "landcover_ai", "deepglobe", "tiles", "icg_drone", "obx"] = "folder"
+    adapter: str = "folder"
     """How the source lies on disk (patchstore.adapters says it in full): `folder` is any images and masks, found by the
     patterns below; the others are the sets' own layouts, which need none of them."""
     images: str = "images/*"

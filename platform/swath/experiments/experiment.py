@@ -33,7 +33,7 @@ from swath.splits import division
 from swath.splits.division import Split
 from swath.tracking import mlflow_store, provenance, runs
 from swath.tracking.mlflow_store import MlflowTracker, Tracker
-from swath.training import loop, signals
+from swath.training import loop, losses, signals
 from swath.training.context import LocalContext
 from swath.training.setup import micro_batches
 
@@ -228,6 +228,7 @@ def check_parts(config: Config, store: Store, split: Split) -> None:
     for scene, _ in split.scenes("test"):  # no patches are needed there, but it is to be scored
         planning.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
     micro_batches(config, config.cluster.workers)
+    losses.Loss(config.loss, len(store.classes), store.ignore)
     Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype,
             scales=config.patches.scales[:config.patches.at_once])
     counting.check_without(store, config)
