@@ -60,7 +60,8 @@ class Convolution(nn.Module):
 def network(model: ModelConfig) -> models.Net:
     """A network of random weights, the same in each process."""
     torch.manual_seed(0)
-    return models.build(model, bands=BANDS, classes=CLASSES, mean_B=[128.0] * BANDS, std_B=[64.0] * BANDS).eval()
+    return models.build(model, models.DataTraits(bands=BANDS, classes=CLASSES, mean_B=[128.0] * BANDS,
+                                                 std_B=[64.0] * BANDS)).eval()
 
 
 def save_convolution(folder: Path) -> None:

@@ -114,7 +114,8 @@ def test_four_bands_with_a_crs_and_nodata_become_a_map(tmp_path: Path) -> None:
     config = Config(patches=PatchesConfig(size=128),
                     model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"))
     torch.manual_seed(0)
-    net = network.build(config.model, bands=4, classes=3, mean_B=np.full(4, 120), std_B=np.full(4, 50))
+    net = network.build(config.model, network.DataTraits(bands=4, classes=3, mean_B=np.full(4, 120),
+                                                         std_B=np.full(4, 50)))
     card = ModelCard(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"),
                 colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)), ignore=255)
     checkpoint.save(folder, RunState(net=net.state_dict()), config, card)

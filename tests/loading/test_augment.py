@@ -7,7 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from swath.config import AugmentConfig, Config
 from swath.errors import ConfigError
-from swath.loading.augment import Augment
+from swath.loading.augment import PIPELINES, Augment
 from swath.tuning import space
 
 SIZE, CLASSES, IGNORE = 48, 5, 255
-PIPELINES = get_args(get_type_hints(AugmentConfig)["pipeline"])
 COLOURED = ("aerial", "drone")
 Batch = tuple[NDArray[Any], NDArray[np.uint8]]
 

@@ -45,7 +45,8 @@ def make_model(folder: Path, patches: PatchesConfig, store: Store | None = None,
     torch.manual_seed(0)
     config = Config(patches=patches, model=ModelConfig(arch="pspnet", encoder="tu-mobilenetv3_small_050"),
                     loss=loss or LossConfig())
-    net = network.build(config.model, bands=3, classes=5, mean_B=np.full(3, 120), std_B=np.full(3, 50))
+    net = network.build(config.model, network.DataTraits(bands=3, classes=5, mean_B=np.full(3, 120),
+                                                         std_B=np.full(3, 50)))
     card = ModelCard(store=store.uri if store else "", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"),
                 colours=tuple((50 * k, 255 - 50 * k, 0) for k in range(5)), ignore=255)
     checkpoint.save(folder, RunState(net=net.state_dict()), config, card)

@@ -8,6 +8,7 @@ from torch.nn import functional
 from swath.config import ModelConfig, TrainConfig
 from swath.errors import ConfigError
 from swath.models import network
+from swath.models.architectures.registry import ARCHITECTURES
 
 ENCODERS = ("resnet18", "efficientnet-b0", "tu-mobilenetv3_small_050", "mit_b0", "tu-convnext_atto",
             "tu-vit_tiny_patch16_224")
@@ -16,7 +17,7 @@ SIZES = (32, 64, 128)
 """Sides that are tried, in pixels: the first that is taken is the smallest of a network."""
 REFUSED = {"resnet18": {"dpt": "Only Timm encoders"}, "efficientnet-b0": {"dpt": "Only Timm encoders"},
            "mit_b0": {"dpt": "Only Timm encoders", "linknet": "not supported", "unetplusplus": "not support"},
-           "tu-vit_tiny_patch16_224": {arch: "Unsupported model downsampling pattern" for arch in network.ARCHITECTURES
+           "tu-vit_tiny_patch16_224": {arch: "Unsupported model downsampling pattern" for arch in ARCHITECTURES
                                        if arch != "dpt"}}
 """What does not go together, and why: maps of one size alone (a vision transformer's) are for DPT, which takes timm's
 encoders; MiT has no map of half the size."""
@@ -41,7 +42,8 @@ def train(config, size, bands=4, classes=3):
     Clipped as a run's are: a batch normalisation over two pixels has gradients of ten thousands.
     """
     torch.manual_seed(0)
-    net = network.build(config, bands=bands, classes=classes, mean_B=[128.0] * bands, std_B=[60.0] * bands).train()
+    data = network.DataTraits(bands=bands, classes=classes, mean_B=[128.0] * bands, std_B=[60.0] * bands)
+    net = network.build(config, data).train()
     images = torch.randint(0, 256, (2, 1, bands, size, size), dtype=torch.uint8)
     labels = torch.randint(0, classes, (2, size, size))
     optimiser = torch.optim.SGD(net.parameters(), 1e-3)
@@ -61,7 +63,7 @@ def train(config, size, bands=4, classes=3):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_architecture_trains_and_predicts_or_is_refused(encoder):
     refused = {}
-    for arch in network.ARCHITECTURES:
+    for arch in ARCHITECTURES:
         config = ModelConfig(arch=arch, encoder=encoder)
         size, refusal = smallest(config)
         if size:

@@ -12,8 +12,8 @@ from swath.models.architectures.aspp_unet import Aspp, Gate
 
 def build(encoder="resnet18", bands=3, seed=0, **parts):
     torch.manual_seed(seed)
-    return network.build(ModelConfig(arch="aspp_unet", encoder=encoder, **parts), bands=bands, classes=4,
-                        mean_B=[100] * bands, std_B=[50] * bands)
+    data = network.DataTraits(bands=bands, classes=4, mean_B=[100] * bands, std_B=[50] * bands)
+    return network.build(ModelConfig(arch="aspp_unet", encoder=encoder, **parts), data)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0", "vgg11", "tu-mobilenetv3_small_050", "tu-convnext_atto"])

@@ -17,7 +17,8 @@ SMALL = ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050", norm="group
 def build(config=SMALL, scales=(1, 4), classes=3, bands=1, **settings):
     torch.manual_seed(0)
     settings = {"combine": "concentric", "scales": scales} | settings
-    return network.build(config, bands=bands, classes=classes, mean_B=[0.0] * bands, std_B=[1.0] * bands, **settings)
+    data = network.DataTraits(bands=bands, classes=classes, mean_B=[0.0] * bands, std_B=[1.0] * bands)
+    return network.build(config, data, **settings)
 
 
 @given(side=st.integers(8, 40), other=st.integers(8, 40), ratio=st.floats(1.0, 8.0))

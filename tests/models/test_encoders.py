@@ -18,7 +18,8 @@ CONVNEXT = ModelConfig(arch="unet", encoder="tu-convnext_atto")
 
 def build(config, bands=3, seed=0, **settings):
     torch.manual_seed(seed)
-    return network.build(config, bands=bands, classes=4, mean_B=[100.0] * bands, std_B=[50.0] * bands, **settings)
+    data = network.DataTraits(bands=bands, classes=4, mean_B=[100.0] * bands, std_B=[50.0] * bands, **settings)
+    return network.build(config, data)
 
 
 def whole(name, seed=1):

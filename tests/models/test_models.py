@@ -22,7 +22,7 @@ SMALL = ModelConfig(arch="unet", encoder="tu-mobilenetv3_small_050")
 def build(config, bands=3, classes=5, seed=0, **settings):
     torch.manual_seed(seed)
     statistics = {"mean_B": np.full(bands, 100.0), "std_B": np.full(bands, 50.0), **settings}
-    return network.build(config, bands=bands, classes=classes, **statistics)
+    return network.build(config, network.DataTraits(bands=bands, classes=classes, **statistics))
 
 
 def pixels(*shape, seed=0):

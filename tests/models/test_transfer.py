@@ -22,8 +22,8 @@ CARD = ModelCard(store="", fingerprint="", bands=3, dtype="uint8", classes=("fie
 def network(model: ModelConfig = MODEL, bands: int = 3, classes: int = 3, seed: int = 0, **rest: object) -> models.Net:
     torch.manual_seed(seed)
     mean_B = np.full(bands, seed)
-    return models.build(model, bands=bands, classes=classes, mean_B=mean_B, std_B=1 + mean_B,
-                        **rest).eval()  # type: ignore[arg-type]
+    data = models.DataTraits(bands=bands, classes=classes, mean_B=mean_B, std_B=1 + mean_B)
+    return models.build(model, data, **rest).eval()  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -102,7 +102,8 @@ def test_a_torn_checkpoint_is_refused(saved: Path) -> None:
                                   "aspp_unet", "manet", "linknet", "pan"])
 def test_the_last_layer_is_all_that_depends_on_the_classes(arch: str) -> None:
     model = ModelConfig(arch=arch, encoder="resnet18")
-    few, many = (models.build(model, bands=3, classes=k, mean_B=np.zeros(3), std_B=np.ones(3)) for k in (3, 5))
+    few, many = (models.build(model, models.DataTraits(bands=3, classes=k, mean_B=np.zeros(3), std_B=np.ones(3)))
+                 for k in (3, 5))
     shapes = {name: tensor.shape for name, tensor in many.state_dict().items()}
     differ = {name for name, tensor in few.state_dict().items() if tensor.shape != shapes[name]}
     assert differ == set(transfer.last_layer(few))

@@ -138,7 +138,7 @@ def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, mon
                 ignore=255)
     config = Config(patches=PatchesConfig(size=32, pixel_m=0.5),
                     model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050"))
-    net = network.build(config.model, bands=3, classes=5, mean_B=np.zeros(3), std_B=np.ones(3))
+    net = network.build(config.model, network.DataTraits(bands=3, classes=5, mean_B=np.zeros(3), std_B=np.ones(3)))
     (model := tmp_path / "model").mkdir()
     checkpoint.save(model, {"net": net.state_dict()}, config, card)
     monkeypatch.setattr(network.Net, "forward", lambda _, images_NSBss: brightness(images_NSBss))

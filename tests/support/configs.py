@@ -70,6 +70,6 @@ def two_workers(store_uri: str) -> Config:
 
 def with_weights(model: ModelConfig, folder: Path) -> ModelConfig:
     """The model with its encoder's weights from a file that is made here."""
-    net = network.build(model, bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3))
+    net = network.build(model, network.DataTraits(bands=3, classes=2, mean_B=np.zeros(3), std_B=np.ones(3)))
     torch.save(net.encoder.state_dict(), folder / "encoder.pt")
     return replace(model, weights=str(folder / "encoder.pt"))

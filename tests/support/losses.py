@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from swath.config import LossConfig, LossName
+from swath.config import LOSSES, LossConfig
 from swath.training.losses import Loss
 
 K, IGNORE = 4, 255
 NONE = {"cross_entropy": 0.0}
 EACH = pytest.mark.parametrize("config", [
     LossConfig(**(NONE | {name: 1.0, "gamma": 1.5, "target": target}))
-    for target in get_args(LossConfig.__annotations__["target"]) for name in get_args(LossName)],
+    for target in get_args(LossConfig.__annotations__["target"]) for name in LOSSES],
     ids=lambda config: f"{config.target}-{next(iter(config.terms))}")
 WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25])
 

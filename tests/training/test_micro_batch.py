@@ -74,7 +74,7 @@ def test_other_errors_are_no_lack_of_memory() -> None:
 def test_the_least_batch_is_what_training_takes(arch: str, norm: str, least: int) -> None:
     config = ModelConfig(arch=arch, encoder="resnet18", norm=norm)  # type: ignore[arg-type]
     assert network.least_batch(config, 64) == least
-    net = network.build(config, bands=3, classes=2, mean_B=[0, 0, 0], std_B=[1, 1, 1]).train()
+    net = network.build(config, network.DataTraits(bands=3, classes=2, mean_B=[0, 0, 0], std_B=[1, 1, 1])).train()
     net(torch.zeros(least, 1, 3, 64, 64))
     if least > 1:
         with pytest.raises(ValueError, match="more than 1 value per channel"):

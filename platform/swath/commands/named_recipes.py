@@ -1,13 +1,10 @@
 """Recipes by name: the installed ones (`swath.recipes`), or those of a module of one's own."""
 
-import importlib
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
 from typing import get_type_hints
 
+from swath import extensions
 from swath.config import Config
 from swath.errors import ConfigError
 
@@ -30,17 +27,7 @@ def recipes_of(module: str) -> dict[str, Callable[[], Config]]:
 
     The current directory counts for the import. Raises ConfigError where the module cannot be imported.
     """
-    there = _import(module)
+    there = extensions.import_module(module, "--recipes")
     return {name: value for name, value in vars(there).items()
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == there.__name__
             and get_type_hints(value).get("return") is Config}
-
-
-def _import(name: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise ConfigError(f"--recipes {name}: {error}; give the name of a module that Python can import") from None
-    finally:
-        sys.path.remove(str(Path.cwd()))

@@ -4,7 +4,7 @@ from swath.config.augmentation import AugmentConfig
 from swath.config.cluster import ClusterConfig, DeviceName
 from swath.config.data import LAYOUT, DataConfig
 from swath.config.experiment import Config, from_json, load
-from swath.config.loss import ClassWeights, LossConfig, LossName
+from swath.config.loss import LOSSES, ClassWeights, LossConfig
 from swath.config.model import ModelConfig
 from swath.config.patches import Combine, CombinedScales, PatchesConfig
 from swath.config.scoring import ScoreConfig
@@ -14,7 +14,7 @@ from swath.config.tracking import TrackConfig
 from swath.config.training import TrainConfig
 
 __all__ = [
-    "LAYOUT", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "CombinedScales", "Config", "DataConfig",
-    "DeviceName", "LossConfig", "LossName", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig",
+    "LAYOUT", "LOSSES", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "CombinedScales", "Config",
+    "DataConfig", "DeviceName", "LossConfig", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig",
     "SplitConfig", "TrackConfig", "TrainConfig", "from_json", "load",
 ]

@@ -26,10 +26,10 @@ class DataConfig(Section):
     """Folder or URI of the store, for example runs/dubai.zarr."""
     source: str = ""
     """Folder of images and masks. Only an ingest uses it."""
-    adapter: Literal["folder", "landcover_ai", "deepglobe", "tiles", "icg_drone", "obx"] = "folder"
+    adapter: str = "folder"
     """Layout of the source folder. `patchstore.sources.adapters` describes each layout in full. `folder` takes any
     images and masks and finds them by the patterns in the fields `images` to `area`. The other adapters are the
-    layouts of published data sets; they do not use those fields."""
+    layouts of published data sets; they do not use those fields. MODULE:NAME is an adapter of your own."""
     images: str = "images/*"
     """Glob pattern of the images, relative to the source folder; ** matches any number of folders. Used by
     adapter `folder`, like all fields from here to `area`."""

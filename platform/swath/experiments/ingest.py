@@ -25,6 +25,7 @@ from patchstore import (
     Steps,
 )
 from patchstore.format.schema import colour
+from swath import extensions
 from swath.config import LAYOUT, DataConfig
 from swath.errors import ConfigError
 
@@ -227,7 +228,8 @@ def sources(data: DataConfig) -> Found:
     """What the configured adapter finds in the source folder. Raises SourceError."""
     folder = Path(data.source).resolve()  # a task may run with another working directory
     layout = {name: getattr(data, name) for name in LAYOUT} if data.adapter == "folder" else {}
-    return patchstore.find(data.adapter, folder, crs=data.crs, align=data.align, **layout)
+    adapter = extensions.resolve(data.adapter, "data.adapter") if extensions.is_path(data.adapter) else data.adapter
+    return patchstore.find(adapter, folder, crs=data.crs, align=data.align, **layout)
 
 
 def _coding(data: DataConfig, classes: Sequence[ClassInfo], ignored: Sequence[str]) -> MaskCoding:

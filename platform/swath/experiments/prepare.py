@@ -12,6 +12,7 @@ from swath.models import network
 from swath.patches import planning
 from swath.scoring import counting
 from swath.splits.division import Split
+from swath.training import losses
 from swath.training.prepared import Prepared
 from swath.training.setup import micro_batches
 
@@ -51,6 +52,7 @@ def prepare_parts(config: Config, store: Store, split: Split | None = None) -> P
     for scene, _ in found.split.scenes("test"):  # no patches are needed there, but it is to be scored
         planning.factors(config.patches, store.scenes[scene].pixel_m2, f"{store.uri}: scene {scene}")
     micro_batches(config, config.cluster.workers)
+    losses.Loss(config.loss, len(store.classes), store.ignore)
     Augment(config.augment, size=config.patches.size, bands=store.bands, dtype=store.dtype,
             scales=config.patches.scales[:config.patches.scales_per_sample])
     counting.check_without(store, config)

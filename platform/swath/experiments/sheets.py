@@ -1,18 +1,18 @@
-"""A contact sheet: a few train patches and their labels as the network sees them, under each named augmentation."""
+"""A contact sheet: a few train patches and their labels as the network sees them, under each named augmentation
+and the configured one."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import Store
 from swath import figures
-from swath.config import AugmentConfig, Config
+from swath.config import Config
 from swath.errors import ConfigError
 from swath.loading import reader
-from swath.loading.augment import Augment
+from swath.loading.augment import PIPELINES, Augment
 from swath.loading.reader import Task
 from swath.patches.planning import PatchPlan
 
@@ -27,7 +27,7 @@ def draw(path: Path, store: Store, config: Config, plan: PatchPlan) -> list[str]
                           for index in range(len(plan.placement_scales))])
     task = Task(index=0, slot=0, place=0, views=tuple(plan.views(ids)), own=plan.own(ids))
     rows, notes = [], list[str]()
-    for name in get_args(get_type_hints(AugmentConfig)["pipeline"]):
+    for name in dict.fromkeys((*PIPELINES, config.augment.pipeline)):
         try:
             augment = Augment(replace(config.augment, pipeline=name), size=plan.size, bands=store.bands,
                               dtype=store.dtype, scales=plan.scales[:plan.scales_per_sample], ignore=store.ignore)

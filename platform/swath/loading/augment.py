@@ -5,6 +5,8 @@
     aerial        for nadir imagery: symmetries, mild zoom, any rotation, small shifts, light, colour, blur or noise
     landcover_ai  rotation to 90 degrees, flips, shifts of up to 0.9 of the patch, as LandCover.ai's users train
     drone         the longest, for photographs from low flights: aerial's and more of it, distortions, shadows
+    MODULE:NAME   one's own: a function of the patch's size in pixels and of augment.rgb that returns a transform of
+                  albumentations, for images (row, col, band) of all bands and their masks
 
 What a geometry leaves empty is filled by reflection, of labels too. Labels follow geometry and never colour; their
 pixels are moved and never mixed, so none gets a class that was not there. The scales of a concentric patch are varied
@@ -34,6 +36,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from swath import extensions
 from swath.config import AugmentConfig
 from swath.errors import ConfigError
 
@@ -69,12 +72,12 @@ class Augment:
 
         Raises ConfigError when the pipeline cannot take such bands, such a type or several scales, with what to choose.
         """
-        self._pipeline = _PIPELINES[config.pipeline]
+        self._pipeline = _pipeline(config)
         if self._pipeline.colour:
             _check_colour(config, bands, dtype)
         if len(scales) > 1 and not self._pipeline.affine:
-            able = [name for name, pipeline in _PIPELINES.items() if pipeline.affine]
-            raise ConfigError(f"augment.pipeline {config.pipeline} distorts a patch by shares of its side, which is "
+            able = [name for name, pipeline in PIPELINES.items() if pipeline.affine]
+            raise ConfigError(f"augment.pipeline {config.pipeline} may distort a patch by shares of its side, which is "
                               f"other ground at each scale of patches.combine concentric; choose {', '.join(able)}")
         self._arguments = (config, size, bands, dtype)
         self._ignore = ignore
@@ -127,6 +130,7 @@ class Augment:
                 self._move_together(image_SBHW, label_HW, geometry.transforms, draws)
             else:
                 moved = geometry(image=_merge(list(image_SBHW[0])), mask=label_HW)
+                self._check_moved(moved["image"], moved["mask"], image_SBHW[0], label_HW)
                 _split(moved["image"], list(image_SBHW[0]))
                 np.copyto(label_HW, moved["mask"])
         if colour:
@@ -165,6 +169,17 @@ class Augment:
         return (A.Compose(geometry(size)) if geometry else None,
                 A.Compose(colour(size, len(self._planes) == 3)) if colour else None)
 
+    def _check_moved(self, image_HWB: NDArray[Any], mask_HW: NDArray[Any], image_BHW: NDArray[Any],
+                     label_HW: NDArray[np.uint8]) -> None:
+        """Raise ConfigError where a pipeline of one's own returns another size, or another type, than it was given."""
+        got = (image_HWB.shape, image_HWB.dtype, mask_HW.shape, mask_HW.dtype)
+        bands, *sides = image_BHW.shape
+        wanted = ((*sides, bands), image_BHW.dtype, label_HW.shape, label_HW.dtype)
+        if got != wanted:
+            raise ConfigError(f"augment.pipeline {self._arguments[0].pipeline}: it must keep size and type, here image "
+                              f"{wanted[0]} {wanted[1]} and mask {wanted[2]} {wanted[3]}, got image {got[0]} {got[1]} "
+                              f"and mask {got[2]} {got[3]}")
+
     def _check(self, images_NSBHW: NDArray[Any], labels_NHW: NDArray[np.uint8], seeds: int) -> None:
         _, size, bands, dtype = self._arguments
         patch = (len(self._scales), bands, size, size)
@@ -177,6 +192,19 @@ class Augment:
         for array in (images_NSBHW, labels_NHW):  # OpenCV would write to a copy
             if array.strides[-2:] != (size * array.itemsize, array.itemsize):
                 raise ValueError(f"augment: rows that are not contiguous, of strides {array.strides}")
+
+
+def _pipeline(config: AugmentConfig) -> _Pipeline:
+    """The pipeline of a name or of a dotted path. Raises ConfigError where there is none."""
+    if extensions.is_path(config.pipeline):
+        _albumentations()  # first, so that the import in the user's module does not bring torch along
+        make = extensions.resolve(config.pipeline, "augment.pipeline")
+        return _Pipeline(geometry=lambda size: [make(size, config.rgb)], affine=False)
+    if config.pipeline not in PIPELINES:
+        raise ConfigError(f"augment.pipeline: there is no {config.pipeline!r}"
+                          f"{extensions.nearest(config.pipeline, PIPELINES)}; there are {', '.join(PIPELINES)}, or "
+                          "MODULE:NAME for a pipeline of your own")
+    return PIPELINES[config.pipeline]
 
 
 def _check_colour(config: AugmentConfig, bands: int, dtype: np.dtype[np.generic]) -> None:
@@ -282,10 +310,11 @@ def _drone_colour(size: int, rgb: bool) -> Transforms:
                      A.ImageCompression(quality_range=(60, 95))], p=0.3)]
 
 
-_PIPELINES = {
+PIPELINES = {
     "none": _Pipeline(),
     "flips": _Pipeline(symmetries=8),
     "aerial": _Pipeline(symmetries=8, geometry=_aerial_geometry, colour=_aerial_colour),
     "landcover_ai": _Pipeline(symmetries=4, geometry=_landcover_ai_geometry),
     "drone": _Pipeline(symmetries=8, geometry=_drone_geometry, colour=_drone_colour, affine=False),
 }
+"""Every pipeline that has a name; `augment.pipeline` takes these."""

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from patchstore import Store
 from swath import config as configuration
+from swath import extensions
 from swath.config import Config
-from swath.errors import CheckpointError
+from swath.errors import CheckpointError, ConfigError
 from swath.models import network
 from swath.models.checkpoint_files import beginning as beginning
 from swath.models.checkpoint_files import newest as newest
@@ -60,8 +61,9 @@ class Checkpoint:
         """The trained network, ready to predict on a device."""
         bare = replace(self.config.model, weights="none")  # the checkpoint has the weights
         flat_B = np.zeros(self.card.bands), np.ones(self.card.bands)
-        net = network.build(bare, bands=self.card.bands, classes=len(self.card.classes), mean_B=flat_B[0],
-                           std_B=flat_B[1], combine=self.config.patches.combine, scales=self.config.patches.scales)
+        traits = network.DataTraits(bands=self.card.bands, classes=len(self.card.classes), dtype=self.card.dtype,
+                                    mean_B=flat_B[0], std_B=flat_B[1])
+        net = network.build(bare, traits, combine=self.config.patches.combine, scales=self.config.patches.scales)
         net.load_state_dict(self.state.best)
         net = net.to(device).eval()
         if device.type == "cuda" and self.config.train.channels_last:  # as it was trained
@@ -80,7 +82,8 @@ def save(folder: Path, state: RunState, config: Config, card: ModelCard) -> None
 def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint, its tensors onto a device.
 
-    Raises CheckpointError when it is missing, incomplete, damaged or of a newer format.
+    Raises CheckpointError when it is missing, incomplete, damaged or of a newer format, or when its network cannot be
+    imported.
     """
     if said := why_incomplete(folder):
         raise CheckpointError(f"{folder}: not a whole checkpoint ({said}); give a run's id or another folder")
@@ -89,6 +92,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     except ValidationError as error:
         raise CheckpointError(f"{folder / 'card.json'}: {error.errors()[0]['msg']}; "
                               "was it written by another version?") from None
+    config = configuration.load(folder / "config.json")
+    if extensions.is_path(config.model.arch):
+        try:
+            extensions.resolve(config.model.arch, "model.arch")
+        except ConfigError as error:
+            raise CheckpointError(f"{folder}: its network is not one of swath's: {error}") from error
     saved = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-    state = RunState.read(saved, str(folder / "state.pt"))
-    return Checkpoint(config=configuration.load(folder / "config.json"), card=card, state=state)
+    return Checkpoint(config=config, card=card, state=RunState.read(saved, str(folder / "state.pt")))

@@ -4,11 +4,9 @@ A name is segmentation-models-pytorch's (smp), or tu-NAME or tu-NAME.TAG for one
 satellite imagery's own among them (tu-vit_large_patch16_dinov3.sat493m).
 """
 
-import difflib
 import functools
 import inspect
 import pickle
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 
 from swath.config import ModelConfig
 from swath.errors import ConfigError
+from swath.extensions import nearest
 
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError,
                safetensors.SafetensorError)
@@ -162,12 +161,6 @@ def load(encoder: nn.Module, state: dict[str, Tensor], config: ModelConfig) -> N
                      ("unexpected", [key for key in state if key not in own]), ("of another shape", shapes)) if keys]
         raise ConfigError(f"model.weights: {config.weights} does not fit {config.encoder} with this number of bands; "
                           + "; ".join(problems)) from error
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a message: the existing name that is most like one that does not exist."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; the nearest name is {close[0]}" if close else ""
 
 
 def _is_timm(encoder: str) -> bool:

@@ -6,7 +6,6 @@ Legend: N samples, S scales, B bands, H rows, W columns, K classes, C channels.
 """
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,29 +13,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import ArrayLike, DTypeLike
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from swath import extensions
 from swath.config import Combine, ModelConfig
 from swath.errors import ConfigError
 from swath.models import encoders, norms
-from swath.models.architectures import concentric
-from swath.models.architectures.aspp_unet import AsppUnet
-
-ARCHITECTURES = (*smp.MODEL_ARCHITECTURES_MAPPING, "aspp_unet")
-"""What `model.arch` may be: smp's, and our own."""
+from swath.models.architectures import concentric, registry
 
 _SMALLEST = 32
 """Least side that a network is given: below it the kernels of some encoders (efficientnet-b0, mit_b0) are larger than
 their maps; from it on 13 encoders under 8 architectures took 33, 48 and 144 pixels, but for PAN below 128 (tried)."""
-_REFUSALS = (ValueError, KeyError, TypeError, AssertionError, RuntimeError, AttributeError)
-"""How smp and timm say that an architecture and an encoder do not go together (collected over all of smp's encoders and
-24 of timm's), and what networks raise for a patch of a size that they do not take."""
-_DPT_STRIDE = 32
-"""Divides the sides of what DPT is given: its coarsest map is of 32 pixels, whatever the encoder's tokens span."""
 
 
 class Net(nn.Module):
@@ -81,8 +71,16 @@ class Net(nn.Module):
         return logits_NKHW
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether a part of the network is known as its encoder: of a network of one's own its attribute `encoder`."""
+        return isinstance(getattr(self.net, "encoder", None), nn.Module)
+
+    @property
     def encoder(self) -> nn.Module:
-        """The part that makes features of pixels."""
+        """The part that makes features of pixels. Raises ConfigError for a network that has no such part."""
+        if not self.has_encoder:
+            raise ConfigError(f"train.freeze, train.encoder_lr: {type(self.net).__name__}, a network of your own, has "
+                              "no attribute `encoder`; add it, or leave train.freeze at 0 and train.encoder_lr at 1")
         encoder: nn.Module = self.net.encoder
         return encoder
 
@@ -116,24 +114,41 @@ def check(config: ModelConfig, size: int | None = None) -> None:
     """Raise ConfigError for an architecture, an encoder or weights that do not exist, before anything is built.
 
     With a size also for what cannot be built, and for patches of size x size pixels that the network does not take: the
-    network is made and run without memory for its tensors, in about a second, and nothing is downloaded.
+    network is made and run without memory for its tensors, in about a second, and nothing is downloaded. A network of
+    one's own is made and run on the CPU.
     """
-    if config.arch not in ARCHITECTURES:
-        raise ConfigError(f"model.arch: there is no {config.arch!r}{encoders.nearest(config.arch, ARCHITECTURES)}; "
-                          f"there are {', '.join(ARCHITECTURES)}")
-    encoders.check(config)
+    registry.check(config)
     if size is not None:
         with torch.no_grad():
             _rehearse(config, size)
 
 
-def build(config: ModelConfig, *, bands: int, classes: int, mean_B: ArrayLike, std_B: ArrayLike,
-          dtype: DTypeLike = np.uint8, combine: Combine = "single", scales: Sequence[float] = (1.0,)) -> Net:
-    """Build a network for images of so many bands. Its random weights follow `torch.manual_seed`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataTraits:
+    """What a network has to know of the data that it is made for."""
 
-    mean_B, std_B: the data's band statistics, by which pixels are normalised; but with named weights, three bands and a
-    `dtype` of uint8 the statistics that the encoder was trained with (theirs are of 0..1, ours of 0..255). Other
-    numbers of bands keep the data's, and smp and timm repeat the first convolution's weights over them.
+    bands: int
+    classes: int
+    dtype: DTypeLike = np.uint8
+    """Type of the stored pixels."""
+    mean_B: ArrayLike
+    """Mean of each band, in the unit of the stored pixels."""
+    std_B: ArrayLike
+    """Standard deviation of each band."""
+
+    def __post_init__(self) -> None:
+        if np.shape(self.mean_B) != (self.bands,) or np.shape(self.std_B) != (self.bands,):
+            raise ValueError(f"band statistics must be of {self.bands} bands, got {np.shape(self.mean_B)} and "
+                             f"{np.shape(self.std_B)}")
+
+
+def build(config: ModelConfig, data: DataTraits, *, combine: Combine = "single", scales: Sequence[float] = (1.0,)
+          ) -> Net:
+    """Build a network for images of a kind. Its random weights follow `torch.manual_seed`.
+
+    Pixels are normalised by the data's band statistics; but with named weights, three bands and a dtype of uint8 by the
+    statistics that the encoder was trained with (theirs are of 0..1, ours of 0..255). Other numbers of bands keep the
+    data's, and smp and timm repeat the first convolution's weights over them.
 
     norm `group` puts group normalisation in the place of every batch normalisation, `none` an affine map; both begin
     with its scale and shift. Weights of a batch-normalised encoder are loaded before that, others after it.
@@ -147,23 +162,23 @@ def build(config: ModelConfig, *, bands: int, classes: int, mean_B: ArrayLike, s
     layer cannot be replaced.
     """
     check(config)
-    if np.shape(mean_B) != (bands,) or np.shape(std_B) != (bands,):
-        raise ValueError(f"band statistics must be of {bands} bands, got {np.shape(mean_B)} and {np.shape(std_B)}")
     fused = combine == "concentric"
-    net = _create(config, bands, classes + (concentric.FEATURES if fused else 0))
-    known = encoders.statistics(config) if bands == 3 and np.dtype(dtype) == np.uint8 else None
-    state = {} if config.weights in ("none", *encoders.weights(config.encoder)) else encoders.read(Path(config.weights))
+    net = registry.create(config, data.bands, data.classes + (concentric.FEATURES if fused else 0))
+    named = config.weights == "none" or config.weights in encoders.weights(config.encoder)
+    rgb = config.weights != "none" and data.bands == 3 and np.dtype(data.dtype) == np.uint8
+    known = encoders.statistics(config) if rgb else None
+    state = {} if named else encoders.read(Path(config.weights))
     batch_normed = any(key.endswith("running_mean") for key in state)
     if state and batch_normed:
         encoders.load(net.encoder, state, config)
     if config.norm != "batch":
-        norms.replace(net, config.norm, config.encoder)
+        norms.replace(net, config.norm, registry.described(config))
     if state and not batch_normed:
         encoders.load(net.encoder, state, config)
     for name in _idle(replace(config, weights="none")):  # DistributedDataParallel would wait for their gradients
         net.get_parameter(name).requires_grad_(False)
-    return Net(net, *(known or (mean_B, std_B)), stride=_stride(config, net),
-               fusion=concentric.ScaleAttention(scales, classes) if fused else None)
+    return Net(net, *(known or (data.mean_B, data.std_B)), stride=registry.stride(config, net),
+               fusion=concentric.ScaleAttention(scales, data.classes) if fused else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,38 +206,32 @@ def cost(net: Net, size: int, bands: int) -> Cost:
     return Cost(parameters=sum(p.numel() for p in net.parameters()), gmacs_per_mpx=gmacs / (size**2 / 1e6))
 
 
-def _create(config: ModelConfig, bands: int, classes: int) -> Any:
-    """The bare network; what smp or timm refuse, and a download that fails, as a ConfigError."""
-    settings = encoders.settings(config, tokens=config.arch == "dpt")
-    try:
-        if config.arch == "aspp_unet":
-            return AsppUnet(in_channels=bands, classes=classes, aspp=config.aspp, attention=config.attention,
-                            **settings)
-        net = smp.create_model(config.arch, in_channels=bands, classes=classes, **settings)
-        if config.arch == "dpt" and net.encoder.output_stride not in (8, 16, 32):
-            raise ValueError(f"DPT takes tokens of 8, 16 or 32 pixels, not of {net.encoder.output_stride}")
-        return net
-    except OSError as error:
-        raise encoders.no_download(config, error) from error
-    except _REFUSALS as error:
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise ConfigError(f"model: {config.arch} over {config.encoder} cannot be built: {reason}; choose another "
-                          "encoder or architecture") from error
-
-
 def _rehearse(config: ModelConfig, size: int) -> tuple[nn.Module, Tensor]:
-    """A network without memory for its tensors, and the logits (N, K, H, W) of a patch that it has seen."""
+    """A network and the logits (N, K, H, W) of a patch that it has seen: without memory for its tensors, but for a
+    network of one's own, whose code may need their values."""
+    own = extensions.is_path(config.arch)
     # The MiT encoders of smp read values while they are built, which tensors without memory have not.
-    place = "cpu" if config.encoder.startswith("mit_") else "meta"
-    with torch.random.fork_rng(devices=[]), torch.device(place):
-        net = _create(replace(config, weights="none"), 3, 2).to("meta").eval()
-    if config.norm != "batch":
-        norms.replace(net, config.norm, config.encoder)
-    side = _padded_side(size, _stride(config, net))
-    made_for = encoders.made_for(config.encoder)
-    who = f"{config.arch} over {config.encoder}" + (f" (made for {made_for})" if made_for else "")
-    with _refused_size(size, who):
-        return net, net(torch.zeros(1, 3, side, side, device="meta"))
+    place = "cpu" if own or config.encoder.startswith("mit_") else "meta"
+    with torch.random.fork_rng(devices=[]):
+        with torch.device(place):
+            net = registry.create(replace(config, weights="none"), 3, 2).to("cpu" if own else "meta").eval()
+        if config.norm != "batch":
+            norms.replace(net, config.norm, registry.described(config))
+        with _refused_size(size, registry.described(config)):
+            image_NBHW = _blank(config, net, size)
+            logits_NKHW = net(image_NBHW)
+    wanted = (1, 2, *image_NBHW.shape[2:])
+    if own and (not isinstance(logits_NKHW, Tensor) or logits_NKHW.shape != wanted):
+        got = tuple(logits_NKHW.shape) if isinstance(logits_NKHW, Tensor) else type(logits_NKHW).__name__
+        raise ConfigError(f"model.arch: {config.arch} must return scores of shape (N, classes, H, W), here {wanted} "
+                          f"for an image of {tuple(image_NBHW.shape)}, got {got}")
+    return net, logits_NKHW
+
+
+def _blank(config: ModelConfig, net: nn.Module, size: int) -> Tensor:
+    """A black patch (1, 3, H, W) as a rehearsed network is given it."""
+    side = _padded_side(size, registry.stride(config, net))
+    return torch.zeros(1, 3, side, side, device="cpu" if extensions.is_path(config.arch) else "meta")
 
 
 @functools.lru_cache(maxsize=64)
@@ -230,9 +239,9 @@ def least_batch(config: ModelConfig, size: int) -> int:
     """The fewest patches of size x size pixels that a network is trained on: 1, or 2 where batch normalisation meets a
     map of a single pixel (DeepLabV3+). Raises ConfigError as `check`."""
     net, _ = _rehearse(replace(config, weights="none"), size)
-    side = _padded_side(size, _stride(config, net))
     try:
-        net.train()(torch.zeros(1, 3, side, side, device="meta"))
+        with torch.random.fork_rng(devices=[]):
+            net.train()(_blank(config, net, size))
     except ValueError:  # of torch's batch normalisation: "Expected more than 1 value per channel when training"
         return 2
     return 1
@@ -253,15 +262,10 @@ def _refused_size(size: int, who: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except _REFUSALS as error:
+    except registry.REFUSALS as error:
         reason = f" ({str(error).rstrip('.')})" if str(error) else ""
         raise ConfigError(f"patches.size: {who} takes no patches of {size} pixels{reason}; choose another size or "
                           "encoder") from error
-
-
-def _stride(config: ModelConfig, net: Any) -> int:
-    stride = int(net.encoder.output_stride)
-    return math.lcm(stride, _DPT_STRIDE) if config.arch == "dpt" else stride
 
 
 def _padded_side(length: int, stride: int) -> int:

@@ -11,8 +11,9 @@ from swath.errors import ConfigError
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def replace(net: nn.Module, kind: Literal["group", "none"], encoder: str) -> None:
-    """Put other layers in the place of all batch normalisations. Raises ConfigError where one is of an unknown kind."""
+def replace(net: nn.Module, kind: Literal["group", "none"], who: str) -> None:
+    """Put other layers in the place of all batch normalisations. Raises ConfigError where one is of an unknown kind;
+    `who` is the network as the message names it."""
     for parent in list(net.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.BatchNorm2d:
@@ -21,8 +22,8 @@ def replace(net: nn.Module, kind: Literal["group", "none"], encoder: str) -> Non
                 setattr(parent, name, nn.Sequential(instead(layer, kind), layer.drop, layer.act))
     for layer in net.modules():
         if any(name in ("running_mean", "running_var") for name, _ in layer.named_buffers(recurse=False)):
-            raise ConfigError(f"model.norm: {kind} cannot replace the {type(layer).__name__} of {encoder}; take batch, "
-                              "or another encoder")
+            raise ConfigError(f"model.norm: {kind} cannot replace the {type(layer).__name__} of {who}; take batch, "
+                              "or another network")
 
 
 def instead(layer: nn.BatchNorm2d, kind: Literal["group", "none"]) -> nn.Module:

@@ -29,6 +29,10 @@ def begin(net: Net, config: Config, card: ModelCard) -> str:
     _check_alike(folder, saved, config)
     theirs = saved.state.best
     head, fresh = last_layer(net), list[str]()
+    if not head and card.classes != saved.card.classes:
+        raise CheckpointError(f"model.init_from: {folder} has other classes ({', '.join(saved.card.classes)}), and "
+                              f"which layer of {config.model.arch} gives the scores is not known; take a run of the "
+                              "same classes in the same order")
     same_scales = _shares(saved.config) == _shares(config)
     for name, tensor in net.state_dict().items():
         if name in _OWN:
@@ -72,10 +76,11 @@ def _but_bands(weights: Tensor) -> tuple[int, ...]:
 
 
 def last_layer(net: Net) -> tuple[str, ...]:
-    """Names of the parameters of the layer that gives the scores."""
+    """Names of the parameters of the layer that gives the scores; none for a network of one's own, where that layer is
+    not known."""
     layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)]
-    last = [name for name in layers if name.startswith("net.segmentation_head.")][-1]
-    return f"{last}.weight", f"{last}.bias"
+    heads = [name for name in layers if name.startswith("net.segmentation_head.")]
+    return tuple(f"{heads[-1]}.{part}" for part in ("weight", "bias")) if heads else ()
 
 
 def _rows(own: Tensor, theirs: Tensor, classes: tuple[str, ...], known: tuple[str, ...]) -> Tensor:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from swath import extensions
 from swath.config import ClassWeights, LossConfig
+from swath.errors import ConfigError
 
 
 class Loss:
@@ -26,6 +28,9 @@ class Loss:
     Wang 2016; Tversky: Salehi et al. 2017; Lovász: Berman et al. 2018) are taken for each sample over its labelled
     pixels, averaged over the classes that its labels have, and then over the global batch's samples that have a
     labelled pixel; each lies between 0 and 1.
+
+    A loss of one's own is averaged over the same samples as region losses. It is given the scores as they are, whatever
+    the target, in the parts that a batch is cut into, and of these the samples that have a labelled pixel alone.
 
     With `softmax` as the target the probabilities of a pixel's classes sum to 1. With `one_vs_rest` each class has a
     sigmoid and is a binary problem over all labelled pixels, and a loss is the mean of that over all classes. A pixel
@@ -43,6 +48,7 @@ class Loss:
         self.classes = classes
         self.ignore = ignore
         self.weights_K = torch.from_numpy(weights_K.copy())
+        self._own = extensions.resolve(config.custom, "loss.custom") if config.custom else None
 
     def totals(self, labels_NHW: Tensor) -> Tensor:
         """What the losses are divided by: float64 [weight of the labelled pixels, samples with a labelled pixel].
@@ -69,11 +75,30 @@ class Loss:
         labels_NHW = labels_NHW.long()
         weight, samples = torch.where(totals > 0, totals, 1).to(logits_NKHW.device, logits_NKHW.dtype)
         share = logits_NKHW.new_zeros(())
-        if self.config.cross_entropy or self.config.focal:
+        if self.config.has("pixel"):
             share = share + self._pixel_losses(logits_NKHW, labels_NHW).sum() / weight
-        if self.config.terms.keys() - {"cross_entropy", "focal"}:
+        if self.config.has("region"):
             share = share + self._region_losses(logits_NKHW, labels_NHW).sum() / samples
+        if self._own and self.config.custom_weight:
+            share = share + self.config.custom_weight * self._own_losses(logits_NKHW, labels_NHW).sum() / samples
         return share
+
+    def _own_losses(self, logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
+        """The loss of one's own of each sample that has a labelled pixel; empty, with a graph, where there is none.
+
+        Raises ConfigError where the function does not return one number for each sample.
+        """
+        assert self._own is not None
+        labelled_N = (labels_NHW != self.ignore).flatten(1).any(dim=1)
+        logits_NKHW, labels_NHW = logits_NKHW[labelled_N], labels_NHW[labelled_N]
+        if len(labels_NHW) == 0:
+            return logits_NKHW.flatten(1).sum(dim=1)
+        loss_N = self._own(logits_NKHW, labels_NHW, self.ignore)
+        if not isinstance(loss_N, Tensor) or loss_N.shape != labels_NHW.shape[:1]:
+            got = f"shape {tuple(loss_N.shape)}" if isinstance(loss_N, Tensor) else type(loss_N).__name__
+            raise ConfigError(f"loss.custom: {self.config.custom} must return one loss for each sample, a tensor of "
+                              f"shape ({len(labels_NHW)},), got {got}")
+        return loss_N
 
     def _pixel_losses(self, logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
         """Each pixel's weighted sum of cross-entropy and focal loss: (N, H, W); 0 for one without a label."""

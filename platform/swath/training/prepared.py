@@ -60,9 +60,9 @@ class Prepared:
         where `model.init_from` does not fit it.
         """
         config, store = self.config, self.store
-        net = network.build(config.model, bands=store.bands, classes=len(store.classes), mean_B=np.zeros(store.bands),
-                            std_B=np.ones(store.bands), dtype=store.dtype, combine=config.patches.combine,
-                            scales=config.patches.scales)
+        traits = network.DataTraits(bands=store.bands, classes=len(store.classes), dtype=store.dtype,
+                                    mean_B=np.zeros(store.bands), std_B=np.ones(store.bands))
+        net = network.build(config.model, traits, combine=config.patches.combine, scales=config.patches.scales)
         if config.model.init_from:
             transfer.begin(net, config, checkpoint.ModelCard.of(store))
         cost = network.cost(net, config.patches.size, store.bands)

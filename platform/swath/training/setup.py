@@ -65,9 +65,10 @@ class TrainingSetup:
         """The state to begin with: fresh from the seed, or the context's checkpoint's."""
         torch.manual_seed(self.config.train.seed)
         mean_B, std_B = division.band_statistics(self.store, self.split)
-        net = network.build(self.config.model, bands=self.store.bands, classes=self.classes, mean_B=mean_B,
-                           std_B=std_B, dtype=self.store.dtype, combine=self.config.patches.combine,
-                           scales=self.config.patches.scales)
+        traits = network.DataTraits(bands=self.store.bands, classes=self.classes, dtype=self.store.dtype,
+                                    mean_B=mean_B, std_B=std_B)
+        net = network.build(self.config.model, traits, combine=self.config.patches.combine,
+                            scales=self.config.patches.scales)
         if self.config.model.init_from and self.context.resume is None:
             self.context.note(transfer.begin(net, self.config, self.card))
         device = self.context.device

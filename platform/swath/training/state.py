@@ -112,8 +112,9 @@ class State:
 
 def optimiser(config: TrainConfig, net: Net) -> torch.optim.Optimizer:
     """The configured optimiser over all parameters that are trained: a group for the encoder and one for the rest, each
-    with its share of the learning rate."""
-    encoder = {id(parameter) for parameter in net.encoder.parameters()}
+    with its share of the learning rate. Raises ConfigError for a share of its own where the network has no encoder."""
+    apart = net.has_encoder or config.encoder_lr != 1
+    encoder = {id(parameter) for parameter in net.encoder.parameters()} if apart else set()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     groups = [{"params": [p for p in trained if (id(p) in encoder) == inside], "share": share}
               for inside, share in ((True, config.encoder_lr), (False, 1.0))]

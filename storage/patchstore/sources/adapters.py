@@ -35,15 +35,18 @@ _UNKNOWN = "unknown"
 _TILE = re.compile(r"/Tile ([1-9]\d*)/images/image_part_(\d{3})\.\w+$")
 
 
-def find(adapter: str, source: Path, *, crs: str = "", align: bool = False, **layout: Any) -> Found:
-    """The scenes of a source folder, by one of ADAPTERS. `layout`: further arguments of `find_folder`.
+def find(adapter: str | Callable[..., Found], source: Path, *, crs: str = "", align: bool = False, **layout: Any
+         ) -> Found:
+    """The scenes of a source folder, by one of ADAPTERS or a function of one's own. `layout`: its further arguments.
 
     `crs` and `align` become those of every scene. Raises SourceError as the adapter does, ValueError for an unknown
     adapter.
     """
-    if adapter not in ADAPTERS:
-        raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {adapter!r}")
-    found = ADAPTERS[adapter](source, **layout)
+    if isinstance(adapter, str):
+        if adapter not in ADAPTERS:
+            raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {adapter!r}")
+        adapter = ADAPTERS[adapter]
+    found = adapter(source, **layout)
     return replace(found, scenes=tuple(replace(scene, crs=crs, align=align) for scene in found.scenes))
 
 
