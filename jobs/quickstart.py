@@ -15,7 +15,7 @@ from rich.console import Console
 
 import patchstore
 import recipes
-from patchstore.testing import scenes
+from patchstore.testing import make_dataset
 from swath import cli
 from swath.config import Config
 from swath.distributed import ingest as ray_ingest
@@ -86,7 +86,7 @@ def _configure(arguments: Arguments, workdir: Path) -> Config:
     """The recipe, with its source and its store; the source is generated where none is given."""
     if arguments.data is None:
         config, source = recipes.synthetic(), workdir / "scenes"
-        scenes.make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
+        make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
     else:
         config, source = cli.recipe(arguments.recipe), cli.lasting(arguments.data, "data")
     store = str(workdir / f"{config.track.experiment}.zarr")

@@ -15,7 +15,6 @@ import tyro
 from rich.console import Console
 
 import patchstore
-from patchstore.upkeep import versions
 from swath import cli, say
 from swath.errors import ConfigError
 from swath.report import tables
@@ -32,7 +31,7 @@ class List:
 
     def run(self) -> None:
         """Do it."""
-        entries = versions.inventory(cli.lasting(self.store, "STORE"))
+        entries = patchstore.versions(cli.lasting(self.store, "STORE"))
         Console().print(tables.inventory_table(entries))
         cli.finish(self.json, {"scenes": {entry.name: [asdict(version) for version in entry.versions]
                                           for entry in entries}})
@@ -51,7 +50,7 @@ class Remove:
         """Do it."""
         if not self.scenes:
             raise ConfigError("name the scenes to remove")
-        versions.remove(cli.lasting(self.store, "STORE"), self.scenes)
+        patchstore.remove(cli.lasting(self.store, "STORE"), self.scenes)
         say.say(f"removed {', '.join(self.scenes)}")
 
 
@@ -68,7 +67,7 @@ class Collect:
 
     def run(self) -> None:
         """Do it."""
-        gone = versions.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
+        gone = patchstore.collect(cli.lasting(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
         say.say("\n".join(gone) if gone else "nothing to collect")
 
 

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image, mask = landscape(pixel_m)
         write(folder / f"{name}.tif", image, pixel_m)
         write(folder / f"{name}_mask.tif", mask[None], pixel_m)
-        patchstore.ingest_scene(uri, patchstore.SceneSource(
+        patchstore.ingest(uri, patchstore.SceneSource(
             name=name, image=folder / f"{name}.tif", mask=folder / f"{name}_mask.tif", group=name))
     write(folder / "nowhere.tif", landscape(1.0)[0], 1.0, crs="EPSG:3857")  # metres that are none on the ground
     return folder

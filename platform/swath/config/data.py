@@ -24,9 +24,9 @@ class DataConfig(Section):
     """The store's folder or URI, for example runs/dubai.zarr."""
     source: str = ""
     """Folder of images and masks, for an ingest."""
-    adapter: Literal["folder", "landcover_ai", "deepglobe", "tiles", "icg_drone", "obx"] = "folder"
-    """How the source lies on disk (patchstore.adapters says it in full): `folder` is any images and masks, found by the
-    patterns below; the others are the sets' own layouts, which need none of them."""
+    adapter: str = "folder"
+    """Layout of the source on disk. `folder`: any images and masks, found by the patterns below. `landcover_ai`,
+    `deepglobe`, `tiles`, `icg_drone`, `obx`: the layouts of these data sets, which need no patterns."""
     images: str = "images/*"
     """Pattern of the images below the source, ** for any folders (adapter `folder`, as all down to `area`)."""
     masks: str = "masks/*"
