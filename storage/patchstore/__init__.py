@@ -1,27 +1,64 @@
 """Scenes go once into a chunked, sharded Zarr store with their pyramid; patches of any size and scale come out.
 
-    patchstore.create(uri, dtype="uint8", bands=3, classes=[ClassInfo("water", (0, 0, 255)), …])
-    patchstore.ingest_scene(uri, source, coding)          # source: one of find(…).scenes
-    store = patchstore.open(uri)
-    images_NBHW, labels_NHW = store.read([patchstore.Window(scene, row, col, side)], size)
-    patchstore.export(store, scene, "window.tif", rows=(0, 512), cols=(0, 512))
+    patchstore.ingest_folder("mine.zarr", "photos/", classes={"road": "#5A5A5A", "field": "#C8B46E"})
+    store = patchstore.open("mine.zarr")
+    store.plot("north_1", level=3)                         a thumbnail with labels
+    images_NBHW, labels_NHW = store.read([patchstore.Window("north_1", 0, 0, 1024)], 256)
+    patchstore.export(store, "north_1", "window.tif", rows=(0, 512), cols=(0, 512))
+
+One scene at a time:
+
+    patchstore.create(uri, dtype="uint8", bands=3, classes=[patchstore.ClassInfo("water", (0, 0, 255)), …])
+    patchstore.ingest(uri, source, coding)                 source: one of find(…).scenes
 """
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from patchstore.errors import OutputError, PatchstoreError, ReadError, SourceError, StateError, StoreError
-from patchstore.format.pyramid import CELL
-from patchstore.format.schema import ClassInfo, Scene, Settings
-from patchstore.format.windows import Window
-from patchstore.store.read import Store, open
+from patchstore.errors import (
+    OutputError,
+    PatchstoreError,
+    ReadError,
+    SettingError,
+    SourceError,
+    StateError,
+    StoreError,
+)
+from patchstore.format import CELL, ClassInfo, Scene, Settings, Window
+from patchstore.store import Store, open
 
 if TYPE_CHECKING:
-    from patchstore.exports.scenes import export
-    from patchstore.ingestion.estimates import Estimate, estimate
-    from patchstore.ingestion.scene import SceneReport, Step, Steps, compare, create, ingest_scene, steps
-    from patchstore.sources.adapters import (
+    __version__: str
+    from patchstore.exports import export
+    from patchstore.ingestion import (
+        Estimate,
+        FolderPreview,
+        FolderReport,
+        Runner,
+        SceneReport,
+        SceneTask,
+        Step,
+        Steps,
+        Survey,
+        compare,
+        create,
+        estimate,
+        ingest,
+        ingest_folder,
+        one_by_one,
+        steps,
+        survey_folder,
+    )
+    from patchstore.sources import (
         ADAPTERS,
+        Adapter,
+        Found,
+        MaskCoding,
+        RasterFile,
+        RasterInfo,
+        SceneReader,
+        SceneSource,
         find,
         find_deepglobe,
         find_folder,
@@ -29,37 +66,33 @@ if TYPE_CHECKING:
         find_landcover_ai,
         find_obx,
         find_tiles,
+        inspect,
     )
-    from patchstore.sources.masks import MaskCoding
-    from patchstore.sources.pairing import Found
-    from patchstore.sources.raster import RasterFile, RasterInfo
-    from patchstore.sources.scene_reader import SceneReader, inspect
-    from patchstore.sources.scene_source import SceneSource
+    from patchstore.upkeep import audit, collect, remove, versions
 
-# Imported when they are asked for: GDAL and what reads vectors come along, a second and 100 MB that a process which
-# only reads patches would spend for nothing.
-_LATER = {
-    "sources.adapters": ("ADAPTERS", "find", "find_deepglobe", "find_folder", "find_icg_drone", "find_landcover_ai",
-                 "find_obx", "find_tiles"),
-    "ingestion.estimates": ("Estimate", "estimate"),
-    "exports.scenes": ("export",),
-    "sources.masks": ("MaskCoding",),
-    "sources.pairing": ("Found",),
-    "sources.raster": ("RasterFile", "RasterInfo"),
-    "sources.scene_reader": ("SceneReader", "inspect"),
-    "sources.scene_source": ("SceneSource",),
-    "ingestion.scene": ("SceneReport", "Step", "Steps", "compare", "create", "ingest_scene", "steps"),
-}
+_LATER = ("sources", "exports", "ingestion", "upkeep")
+"""Packages that are imported when one of their names is first used: with them come GDAL and the readers of vectors, a
+second and 100 MB that a process which only reads patches does not need."""
 
-__all__ = ["ADAPTERS", "CELL", "ClassInfo", "Estimate", "Found", "MaskCoding", "OutputError", "PatchstoreError",
-           "RasterFile", "RasterInfo", "ReadError", "Scene", "SceneReader", "SceneReport", "SceneSource", "Settings",
-           "SourceError", "StateError", "Step", "Steps", "Store", "StoreError", "Window", "compare", "create",
-           "estimate", "export", "find", "find_deepglobe", "find_folder", "find_icg_drone", "find_landcover_ai",
-           "find_obx", "find_tiles", "ingest_scene", "inspect", "open", "steps"]
+__all__ = ["ADAPTERS", "CELL", "Adapter", "ClassInfo", "Estimate", "FolderPreview", "FolderReport", "Found",
+           "MaskCoding", "OutputError", "PatchstoreError", "RasterFile", "RasterInfo", "ReadError", "Runner", "Scene",
+           "SceneReader", "SceneReport", "SceneSource", "SceneTask", "SettingError", "Settings", "SourceError",
+           "StateError", "Step", "Steps", "Store", "StoreError", "Survey", "Window", "__version__", "audit", "collect",
+           "compare", "create", "estimate", "export", "find", "find_deepglobe", "find_folder", "find_icg_drone",
+           "find_landcover_ai", "find_obx", "find_tiles", "ingest", "ingest_folder", "inspect", "one_by_one", "open",
+           "remove", "steps", "survey_folder", "versions"]
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _LATER.items():
-        if name in names:
-            return getattr(importlib.import_module(f"patchstore.{module}"), name)
+    if name == "__version__":
+        return version("swath")  # one distribution has both packages
+    if name in __all__:
+        for package in _LATER:
+            module = importlib.import_module(f"patchstore.{package}")
+            if name in module.__all__:
+                return getattr(module, name)
     raise AttributeError(f"module 'patchstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

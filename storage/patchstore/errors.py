@@ -5,9 +5,10 @@
     ├── SourceError            a source raster or mask that cannot be read or does not fit
     ├── ReadError              bytes of a store that are absent or damaged; names store, scene, array and chunk
     ├── OutputError            a file that cannot be written, or is there already
-    └── StateError             a store used in a process that was forked from the one that opened it
+    ├── StateError             a store used in a process that was forked from the one that opened it
+    └── SettingError           a setting of an ingest with a wrong value; a ValueError too
 
-A wrong argument (an unknown scene, a window of side 0) is a ValueError.
+Any other wrong argument (an unknown scene, a window of side 0) is a ValueError.
 """
 
 
@@ -33,3 +34,7 @@ class OutputError(PatchstoreError):
 
 class StateError(PatchstoreError):
     """A store was used after a fork."""
+
+
+class SettingError(PatchstoreError, ValueError):
+    """A setting of an ingest has a wrong value. The message begins with the setting's name."""

@@ -59,7 +59,7 @@ def ingest(uri: str, name: str, image: Path, mask: Path) -> None:
     """Ingest a scene into a store, which is created where it is not there."""
     classes = [ClassInfo(text, colour(code)) for text, code in (pair.split("=") for pair in testing.CLASSES)]
     uri = patchstore.create(uri, dtype="uint8", bands=3, classes=classes)
-    patchstore.ingest_scene(uri, SceneSource(name=name, image=image, mask=mask, group=name))
+    patchstore.ingest(uri, SceneSource(name=name, image=image, mask=mask, group=name))
 
 
 def cut_patches(out: Path, image: Path, mask: Path) -> None:

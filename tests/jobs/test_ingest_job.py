@@ -56,7 +56,7 @@ def test_bad_files_are_listed_at_once_before_anything_is_written(data: DataConfi
     with pytest.raises(SourceError) as caught:
         ingest.run(data, ingest.one_by_one)
     listed = str(caught.value).splitlines()
-    assert "nothing was written, since 3 files cannot be used (--skip-bad leaves them out)" in listed[0]
+    assert "nothing was written, since 3 files cannot be used (skip_bad leaves them out)" in listed[0]
     assert [name for name in ("g0_s0", "g0_s1", "g1_s0", "g1_s1") if name in str(caught.value)] == [
         "g0_s0", "g0_s1", "g1_s0"]  # values are not looked at yet
     assert not Path(data.store).exists()

@@ -80,7 +80,7 @@ def test_a_file_and_its_scene_agree_on_valid_pixels_and_area(tmp_path: Path) -> 
     image[:, 10:20, 30:] = 7
     path = write(tmp_path / "a.tif", image, nodata=7, **GEO)
     uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=3, classes=CLASSES, chunk=64, shard=64)
-    patchstore.ingest_scene(uri, scene(path), INDEX)
+    patchstore.ingest(uri, scene(path), INDEX)
     area = write_polygons(tmp_path / "p.gpkg", [square(3, 4, 30, 40)], kind="Polygon", n=[1])
     whole = ((0, HW[0]), (0, HW[1]))
     for each in (find(path)[0], find(uri)[0]):

@@ -49,7 +49,7 @@ def some_scenes(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for name, place in places.items():
         geo = {} if place is None else {"crs": UTM, "transform": place}
         image = write(folder / f"{name}.tif", np.zeros(HW, np.uint8), **geo)
-        patchstore.ingest_scene(uri, SceneSource(name=name, image=image, group=name), MaskCoding(classes=CLASSES))
+        patchstore.ingest(uri, SceneSource(name=name, image=image, group=name), MaskCoding(classes=CLASSES))
     return patchstore.open(uri)
 
 
@@ -495,7 +495,7 @@ def test_real_masks_are_their_own_scenes_maps(tmp_path: Path) -> None:
         folder = DATA / "dubai" / f"Tile {name[0]}"
         mask = folder / "masks" / f"image_part_{name[2:]}.png"
         image = folder / "images" / f"image_part_{name[2:]}.jpg"
-        patchstore.ingest_scene(uri, SceneSource(name=name, image=image, mask=mask, group=name), coding)
+        patchstore.ingest(uri, SceneSource(name=name, image=image, mask=mask, group=name), coding)
         (tmp_path / "maps").mkdir(exist_ok=True)
         shutil.copy(mask, tmp_path / "maps" / f"{name}_pred.png")
     store = patchstore.open(uri)

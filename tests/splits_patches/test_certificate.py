@@ -63,7 +63,7 @@ def test_a_scene_under_two_names_is_found_by_its_content(tmp_path: Path) -> None
             with rasterio.open(path, "w", **profile) as raster:
                 raster.write(content)
         for name in names:
-            patchstore.ingest_scene(uri, SceneSource(name=name, image=image, mask=mask, group=name))
+            patchstore.ingest(uri, SceneSource(name=name, image=image, mask=mask, group=name))
     store = patchstore.open(uri)
     certified = certificate.certify(store, by_scene(store, {"one": "train", "other": "val", "copy": "test"}))
     assert certified.pairs["train-test"].same_px == 320 * 300
@@ -218,7 +218,7 @@ def test_ten_dates_of_one_place_are_found(tmp_path: Path) -> None:
             image, profile = raster.read(), raster.profile | {"count": 1, "nodata": None}
         with rasterio.open(mask := tmp_path / f"{path.stem}.tif", "w", **profile) as raster:
             raster.write((image[3] > image[0]).astype(np.uint8), 1)
-        patchstore.ingest_scene(uri, SceneSource(name=path.stem, image=path, mask=mask, group=path.stem))
+        patchstore.ingest(uri, SceneSource(name=path.stem, image=path, mask=mask, group=path.stem))
     store = patchstore.open(uri)
     split = division.divide(store, SplitConfig(by="scene", val_fraction=0.2, test_fraction=0.2))
     certified = certificate.certify(store, split)

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         geo = {"crs": "EPSG:32634", "transform": rasterio.Affine(pixel_m, 0, 5e5, 0, -pixel_m, 5.8e6)}
         write(folder / f"{name}.tif", image, **geo)
         write(folder / f"{name}_mask.tif", mask, **geo)
-        patchstore.ingest_scene(uri, patchstore.SceneSource(
+        patchstore.ingest(uri, patchstore.SceneSource(
             name=name, image=folder / f"{name}.tif", mask=folder / f"{name}_mask.tif", group=name))
     write(folder / "nowhere.tif", landscape(1.0)[0], crs="EPSG:3857",  # metres that are none on the ground
           transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5.8e6))

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -10,11 +9,10 @@ from hypothesis import strategies as st
 
 import patchstore
 from patchstore import Found, SourceError
-from patchstore.sources.class_table import read_table
+from patchstore.sources.datasets.class_table import read_table
 from patchstore.sources.pairing import _wild
 from support.paths import DATA
 from support.rasters import random_image, write
-from swath.config import DataConfig
 
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real imagery at {DATA}; $SWATH_DATA names its folder")
 
@@ -35,10 +33,17 @@ def below(folder: Path, path: Path | None) -> str:
     return "" if path is None else path.relative_to(folder).as_posix()
 
 
-def test_the_configuration_knows_every_adapter() -> None:
-    assert get_args(get_type_hints(DataConfig)["adapter"]) == tuple(patchstore.ADAPTERS)
-    with pytest.raises(ValueError, match=r"adapter must be one of folder, .*, got 'zip'"):
-        patchstore.find("zip", Path("."))
+def test_an_adapter_that_is_not_registered_is_refused_with_a_near_name() -> None:
+    with pytest.raises(patchstore.SettingError, match=r"^adapter must be one of folder, .*, got 'tile'; did you mean"):
+        patchstore.find("tile", Path("."))
+
+
+def test_an_adapter_may_be_a_function_of_ones_own(tmp_path: Path) -> None:
+    def one_image(folder: Path, *, ending: str) -> Found:
+        return Found(scenes=(patchstore.SceneSource(name="a", image=folder / f"a.{ending}", group="a"),), rejected=())
+
+    scene, = patchstore.find(one_image, tmp_path, crs="EPSG:2180", ending="tif").scenes
+    assert (scene.image, scene.crs) == (tmp_path / "a.tif", "EPSG:2180")
 
 
 def test_crs_and_align_are_for_every_scene(tmp_path: Path) -> None:

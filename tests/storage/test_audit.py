@@ -21,8 +21,8 @@ from patchstore import ClassInfo, ReadError, SceneSource, StoreError, Window
 from patchstore.format import locations, manifest
 from patchstore.format.layout import Layout
 from patchstore.format.windows import level_shape, levels_of
-from patchstore.upkeep.audit import audit_scene, scene_names
 from patchstore.upkeep.audit_files import list_files
+from patchstore.upkeep.auditing import audit_scene, scene_names
 from patchstore.upkeep.findings import Ground
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)))
@@ -45,7 +45,7 @@ def ingest(uri: str, folder: Path, name: str, pixels: np.ndarray, labels: np.nda
                                width=values.shape[2], dtype=values.dtype, nodata=nodata if kind == "image" else None
                                ) as file:
                 file.write(values)
-    patchstore.ingest_scene(uri, SceneSource(name=name, image=paths[0], mask=paths[1] if len(paths) > 1 else None,
+    patchstore.ingest(uri, SceneSource(name=name, image=paths[0], mask=paths[1] if len(paths) > 1 else None,
                                              group=name))
 
 

@@ -214,7 +214,7 @@ def test_xarray_opens_a_version_as_a_tree(tmp_path: Path) -> None:
         read_right(tree[str(level)].to_dataset(), scene, level)
 
 
-# ---- the same of a store that ingest_scene has written ----
+# ---- the same of a store that ingest has written ----
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Scene]:
         (source / part).mkdir()
     scenes.write_scene(source / "images" / "a.tif", source / "masks" / "a.tif", seed=1, shape=(301, 203))
     patchstore.create(uri, dtype="uint8", bands=3, classes=GENERATED)
-    patchstore.ingest_scene(uri, patchstore.find_folder(source).scenes[0])
+    patchstore.ingest(uri, patchstore.find_folder(source).scenes[0])
     scene = patchstore.open(uri).scenes["a"]
     return f"{uri}/a/{scene.version}", scene
 

@@ -46,7 +46,7 @@ def made(folder: Path, dtype: str = "uint8", bands: int = 3, *, gaps: bool = Tru
         image=raster(folder / "image.tif", pixels, rng.random(SHAPE) > 0.1 if gaps else None, **place),
         mask=raster(folder / "mask.tif", rng.choice([0, 1, 2, 255], (1, *SHAPE)).astype(np.uint8), **place))
     uri = patchstore.create(folder / "s.zarr", dtype=dtype, bands=bands, classes=CLASSES, chunk=128, shard=512)
-    patchstore.ingest_scene(uri, source)
+    patchstore.ingest(uri, source)
     return patchstore.open(uri)
 
 
@@ -73,7 +73,7 @@ def test_an_exported_scene_that_is_ingested_again_is_the_same(
         assert ColorInterp.alpha not in file.colorinterp, "a fourth band is no opacity"
 
     uri = patchstore.create(tmp_path / "again.zarr", dtype=dtype, bands=bands, classes=CLASSES)
-    patchstore.ingest_scene(uri, SceneSource(name="scene_1", group="g", image=tmp_path / "out" / "image.tif",
+    patchstore.ingest(uri, SceneSource(name="scene_1", group="g", image=tmp_path / "out" / "image.tif",
                                              mask=tmp_path / "out" / "mask.tif"))
     again = patchstore.open(uri)
     for array in ("image", "mask", "valid"):
@@ -168,7 +168,7 @@ def test_a_failed_export_is_said_and_leaves_the_earlier_file(
 def test_a_scene_without_a_mask_has_none_to_export(tmp_path: Path) -> None:
     image = raster(tmp_path / "image.tif", np.zeros((1, 30, 40), np.uint8))
     uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=1, classes=())
-    patchstore.ingest_scene(uri, SceneSource(name="bare", group="g", image=image))
+    patchstore.ingest(uri, SceneSource(name="bare", group="g", image=image))
     with pytest.raises(StoreError, match="scene bare has no mask"):
         patchstore.export(patchstore.open(uri), "bare", tmp_path / "out.tif", array="mask")
 

@@ -15,7 +15,7 @@ import rasterio
 import patchstore
 from patchstore import ClassInfo, MaskCoding, SceneSource, SourceError, StoreError
 from patchstore.format import locations
-from patchstore.upkeep import versions as upkeep
+from patchstore.upkeep import inventory as upkeep
 from support.rasters import random_image, random_mask, write
 
 CLASSES = (ClassInfo("water", (0, 0, 255)), ClassInfo("land", (200, 100, 0)), ClassInfo("road", (9, 9, 9)))
@@ -54,9 +54,9 @@ def test_geotiff_with_index_mask(tmp_path: Path) -> None:
     assert [(s.name, s.group, s.origin) for s in sources] == [("a_1", "a", (0, 0))]
     assert patchstore.inspect(sources[0]).shape == (150, 201)
     uri = new_store(tmp_path / "s.zarr")
-    report = patchstore.ingest_scene(uri, sources[0])
+    report = patchstore.ingest(uri, sources[0])
     assert report.class_pixels == tuple(np.bincount(mask.ravel(), minlength=256)[:3])
-    assert (report.pixels, report.ignored, report.skipped) == (mask.size, {"255": 5}, False)
+    assert (report.pixels, report.ignored, report.state) == (mask.size, {"255": 5}, "new")
     store = patchstore.open(uri)
     scene = store.scenes["a_1"]
     assert (scene.shape, scene.transform, scene.pixel_size) == ((150, 201), tuple(transform)[:6], (0.25, 0.25))
@@ -65,7 +65,7 @@ def test_geotiff_with_index_mask(tmp_path: Path) -> None:
     assert (scene.ignored, scene.has_valid, scene.class_pixels) == (5, False, report.class_pixels)
     np.testing.assert_array_equal(store.region("a_1", "image", (0, 150), (0, 201)), image)
     np.testing.assert_array_equal(labels_of(uri, "a_1"), mask)
-    assert patchstore.ingest_scene(uri, sources[0]).skipped
+    assert patchstore.ingest(uri, sources[0]).state == "unchanged"
 
 
 def test_colour_masks_of_every_form_are_one(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_colour_masks_of_every_form_are_one(tmp_path: Path) -> None:
     coding = MaskCoding(kind="colour", classes=CLASSES, ignored=("#000000",))
     for name in (*orders, "rgb", "rgba"):
         source = SceneSource(name=name, image=tmp_path / "image.jpg", mask=tmp_path / f"{name}.png", group="g")
-        assert patchstore.ingest_scene(uri, source, coding).ignored == {"#000000": 100}
+        assert patchstore.ingest(uri, source, coding).ignored == {"#000000": 100}
         np.testing.assert_array_equal(labels_of(uri, name), np.where(mask == 3, 255, mask))
 
 
@@ -106,7 +106,7 @@ def test_nodata_is_not_valid_and_not_labelled(tmp_path: Path) -> None:
     write(tmp_path / "a.tif", image, nodata=0)
     write(tmp_path / "m.tif", mask)
     uri = new_store(tmp_path / "s.zarr", bands=2)
-    report = patchstore.ingest_scene(uri, SceneSource(name="a", image=tmp_path / "a.tif", mask=tmp_path / "m.tif",
+    report = patchstore.ingest(uri, SceneSource(name="a", image=tmp_path / "a.tif", mask=tmp_path / "m.tif",
                                                       group="a"))
     store = patchstore.open(uri)
     valid = store.region("a", "valid", (0, 70), (0, 70))
@@ -120,7 +120,7 @@ def test_images_alone_are_ignored_everywhere(tmp_path: Path) -> None:
     write(tmp_path / "images/a.tif", random_image((40, 50)))
     (tmp_path / "images/a.tif.aux.xml").write_text("<PAMDataset/>")
     uri = new_store(tmp_path / "s.zarr", classes=())
-    report = patchstore.ingest_scene(uri, patchstore.find_folder(tmp_path, masks="").scenes[0])
+    report = patchstore.ingest(uri, patchstore.find_folder(tmp_path, masks="").scenes[0])
     assert report.class_pixels == ()
     store = patchstore.open(uri)
     assert store.counts("a").shape == (1, 1, 0)
@@ -140,7 +140,7 @@ def test_undeclared_values_are_listed_with_their_pixels(tmp_path: Path) -> None:
                                    ("index", mask, r"m\.png: indices .*7 \(4 px\), 200 \(1 px\).*ignored '7' '200'")):
         source = SceneSource(name="a", image=tmp_path / "a.tif", mask=write(tmp_path / "m.png", values), group="a")
         with pytest.raises(SourceError, match=expected):
-            patchstore.ingest_scene(uri, source, MaskCoding(kind=kind, classes=CLASSES))
+            patchstore.ingest(uri, source, MaskCoding(kind=kind, classes=CLASSES))
     assert patchstore.open(uri).scenes == {}
 
 
@@ -154,7 +154,7 @@ def test_masks_that_are_not_what_was_said(tmp_path: Path) -> None:
     for kind, pixels, expected in cases:
         source = SceneSource(name="a", image=image, mask=write(tmp_path / "m.tif", pixels), group="a")
         with pytest.raises(SourceError, match=expected):
-            patchstore.ingest_scene(uri, source, MaskCoding(kind=kind, classes=CLASSES))  # type: ignore[arg-type]
+            patchstore.ingest(uri, source, MaskCoding(kind=kind, classes=CLASSES))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be colours"):
         MaskCoding(kind="colour", classes=CLASSES, ignored=("7",))
 
@@ -166,7 +166,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         patchstore.inspect(patchstore.find_folder(tmp_path).scenes[0])
     four = SceneSource(name="b", image=write(tmp_path / "images/b.tif", random_image((50, 60), 4)), group="b")
     with pytest.raises(SourceError, match=r"b\.tif: has 4 bands of uint8, but the store .* has 3 of uint8"):
-        patchstore.ingest_scene(new_store(tmp_path / "s.zarr"), four)
+        patchstore.ingest(new_store(tmp_path / "s.zarr"), four)
     with pytest.raises(SourceError, match=r"has 4 bands of uint8, but 3 of uint16"):
         patchstore.RasterFile(four.image, bands=3, dtype="uint16")
     (tmp_path / "images/b.tif").write_bytes(b"no raster")
@@ -181,7 +181,7 @@ def test_a_cut_image_stops_the_ingest(tmp_path: Path) -> None:
             path = write(tmp_path / f"cut.{ending}", random_image((side, side)))
             path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
             with pytest.raises(SourceError, match=rf"cut\.{ending}: cannot be read"):
-                patchstore.ingest_scene(uri, SceneSource(name=ending, image=path, group="g"))
+                patchstore.ingest(uri, SceneSource(name=ending, image=path, group="g"))
 
 
 def test_a_palette_image_is_refused(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_scene_removed_while_it_is_written_does_not_appear(tmp_path: Path) -> 
         return [step() for step in work]
 
     with pytest.raises(StoreError, match="scene a was removed while it was written"):
-        patchstore.ingest_scene(uri, source, run=remove_before_the_end)
+        patchstore.ingest(uri, source, run=remove_before_the_end)
     assert patchstore.open(uri).scenes == {}
 
 
@@ -222,15 +222,15 @@ def test_declaring_a_value_that_a_scene_lacks_changes_nothing(tmp_path: Path) ->
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((90, 80))),
                          mask=write(tmp_path / "m.tif", random_mask((90, 80))), group="a")
-    patchstore.ingest_scene(uri, source, MaskCoding(classes=CLASSES))
+    patchstore.ingest(uri, source, MaskCoding(classes=CLASSES))
     for more in ({"ignored": ("9",)}, {"stray": "ignore"}):
-        assert patchstore.ingest_scene(uri, source, MaskCoding(classes=CLASSES, **more)).skipped  # type: ignore[arg-type]
+        assert patchstore.ingest(uri, source, MaskCoding(classes=CLASSES, **more)).state == "unchanged"  # type: ignore[arg-type]
 
 
 def test_damaged_attributes_are_mended_by_another_ingest(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((300, 300))), group="a")
-    patchstore.ingest_scene(uri, source)
+    patchstore.ingest(uri, source)
     before = content(tmp_path / "s.zarr")
     version = patchstore.open(uri).scenes["a"].version
     for place, old, new in (("a/zarr.json", b'"levels": 3', b'"levels": 2'),
@@ -238,7 +238,7 @@ def test_damaged_attributes_are_mended_by_another_ingest(tmp_path: Path) -> None
         path = tmp_path / "s.zarr" / place
         assert old in path.read_bytes()
         path.write_bytes(path.read_bytes().replace(old, new))
-        assert patchstore.ingest_scene(uri, source).state == "changed"
+        assert patchstore.ingest(uri, source).state == "changed"
         assert content(tmp_path / "s.zarr") == before
 
 
@@ -262,14 +262,14 @@ def test_two_writers_of_attributes_lose_nothing(tmp_path: Path) -> None:
 def test_metadata_follows_without_new_pixels(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     image = write(tmp_path / "a.tif", random_image((50, 60)))
-    patchstore.ingest_scene(uri, SceneSource(name="a", image=image, group="one"))
+    patchstore.ingest(uri, SceneSource(name="a", image=image, group="one"))
     before = {key: value for key, value in content(tmp_path / "s.zarr").items() if key != "a/zarr.json"}
-    assert patchstore.ingest_scene(uri, SceneSource(name="a", image=image, group="two", origin=(3, 4))).skipped
+    assert patchstore.ingest(uri, SceneSource(name="a", image=image, group="two", origin=(3, 4))).state == "unchanged"
     scene = patchstore.open(uri).scenes["a"]
     assert (scene.group, scene.origin) == ("two", (3, 4))
     assert {key: value for key, value in content(tmp_path / "s.zarr").items() if key != "a/zarr.json"} == before
     write(image, random_image((50, 60), seed=9))
-    assert not patchstore.ingest_scene(uri, SceneSource(name="a", image=image, group="two")).skipped
+    assert patchstore.ingest(uri, SceneSource(name="a", image=image, group="two")).state != "unchanged"
     assert patchstore.open(uri).scenes["a"].version != scene.version
 
 
@@ -278,7 +278,7 @@ def test_fingerprint_knows_content_and_settings_but_no_path(tmp_path: Path) -> N
     for folder, settings in (("one", {}), ("two", {}), ("three", {"zstd": 2})):
         image = write(tmp_path / folder / "a.tif", random_image((50, 60)))
         uri = new_store(tmp_path / folder / "s.zarr", **settings)
-        patchstore.ingest_scene(uri, SceneSource(name="a", image=image, group="a"))
+        patchstore.ingest(uri, SceneSource(name="a", image=image, group="a"))
         versions.append(patchstore.open(uri).scenes["a"].fingerprint)
     assert versions[0] == versions[1] != versions[2]
     assert content(tmp_path / "one/s.zarr") == content(tmp_path / "two/s.zarr")
@@ -288,7 +288,7 @@ _SCRIPT = """
 import sys, pathlib, patchstore
 uri, image, mask = sys.argv[1:]
 source = patchstore.SceneSource(name="a", image=pathlib.Path(image), mask=pathlib.Path(mask), group="a")
-patchstore.ingest_scene(uri, source)
+patchstore.ingest(uri, source)
 """
 
 
@@ -297,7 +297,7 @@ def test_killed_at_any_moment_the_bytes_are_the_same(tmp_path: Path) -> None:
     mask = write(tmp_path / "m.tif", random_mask((700, 620)))
     source = SceneSource(name="a", image=image, mask=mask, group="a")
     whole, killed = new_store(tmp_path / "whole.zarr"), new_store(tmp_path / "killed.zarr")
-    patchstore.ingest_scene(whole, source)
+    patchstore.ingest(whole, source)
     files = len(content(tmp_path / "whole.zarr"))
     env = os.environ | {"PYTHONPATH": str(Path(patchstore.__file__).parent.parent)}
     for share in (0.02, 0.4, 0.8):  # test_kill.py, slow, has twenty
@@ -309,7 +309,7 @@ def test_killed_at_any_moment_the_bytes_are_the_same(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert patchstore.open(killed).scenes == {}
-    assert not patchstore.ingest_scene(killed, source).skipped
+    assert patchstore.ingest(killed, source).state != "unchanged"
     assert content(tmp_path / "killed.zarr") == content(tmp_path / "whole.zarr")
 
 
@@ -328,7 +328,7 @@ def _written(folder: Path, since_ns: int) -> int:
 def test_a_torn_scene_is_named_and_written_again(tmp_path: Path) -> None:
     uri = new_store(tmp_path / "s.zarr")
     source = SceneSource(name="a", image=write(tmp_path / "a.tif", random_image((50, 60))), group="a")
-    patchstore.ingest_scene(uri, source)
+    patchstore.ingest(uri, source)
     before = content(tmp_path / "s.zarr")
     metadata = tmp_path / "s.zarr/a/zarr.json"
     for torn in (b"", metadata.read_bytes()[:200], b'{"attributes": {"patchstore": {"name": "a"}}}'):
@@ -336,5 +336,5 @@ def test_a_torn_scene_is_named_and_written_again(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"scene a: .* ingest this scene again"):
             patchstore.open(uri)
         new_store(tmp_path / "s.zarr")  # the store itself is still there
-        assert not patchstore.ingest_scene(uri, source).skipped
+        assert patchstore.ingest(uri, source).state != "unchanged"
         assert content(tmp_path / "s.zarr") == before

@@ -13,7 +13,7 @@ _SCRIPT = """
 import pathlib, resource, sys, patchstore
 folder = pathlib.Path(sys.argv[1])
 uri = patchstore.create(folder / "s.zarr", dtype="uint8", bands=3, classes=[patchstore.ClassInfo("a", (1, 2, 3))])
-report = patchstore.ingest_scene(uri, patchstore.SceneSource(
+report = patchstore.ingest(uri, patchstore.SceneSource(
     name="s", image=folder / "image.tif", mask=folder / "mask.tif", group="s"))
 assert report.class_pixels == (report.pixels,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -15,7 +15,7 @@ import pytest
 import rasterio
 
 import patchstore
-from patchstore.upkeep.audit import SceneAudit, audit_scene
+from patchstore.upkeep.auditing import SceneAudit, audit_scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")]
 SHAPE = (1000, 900)
@@ -27,7 +27,7 @@ uri, source = sys.argv[1], pathlib.Path(sys.argv[2])
 print("ready", flush=True)
 patchstore.create(uri, dtype="uint8", bands=3, classes=[patchstore.ClassInfo("a", (1, 1, 1))], chunk=64, shard=256)
 for name in "xy":
-    patchstore.ingest_scene(uri, patchstore.SceneSource(name=name, group=name, image=source / f"{name}.tif",
+    patchstore.ingest(uri, patchstore.SceneSource(name=name, group=name, image=source / f"{name}.tif",
                                                         mask=source / f"{name}_mask.tif"))
 """
 

@@ -27,7 +27,7 @@ import patchstore
 from patchstore import ReadError, SceneSource, StoreError, Window
 from patchstore.format import locations
 from patchstore.testing import make_dataset
-from patchstore.upkeep import audit, versions
+from patchstore.upkeep import auditing, inventory
 
 CLASSES = tuple(patchstore.ClassInfo(name, (i, i, i)) for i, name in enumerate("abcde"))
 SIDE = 300
@@ -98,7 +98,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[SceneSource]:
 def fill(uri: str, sources: list[SceneSource]) -> str:
     uri = patchstore.create(uri, dtype="uint8", bands=3, classes=CLASSES, chunk=64, shard=128)
     for source in sources:
-        patchstore.ingest_scene(uri, source)
+        patchstore.ingest(uri, source)
     return uri
 
 
@@ -125,7 +125,7 @@ def test_ingest_gives_the_bytes_of_a_local_one(remote: str, local: str, sources:
     files = [path for path in Path(local).rglob("*") if path.is_file()]
     expected = {path.relative_to(local).as_posix(): path.read_bytes() for path in files}
     assert objects("deep/er/s.zarr") == expected
-    assert patchstore.ingest_scene(remote, sources[0]).state == "unchanged"
+    assert patchstore.ingest(remote, sources[0]).state == "unchanged"
     assert objects("deep/er/s.zarr") == expected
 
 
@@ -166,16 +166,16 @@ def test_damage_is_an_error_that_names_the_chunk(copy: str) -> None:
 
 def test_an_audit_finds_what_is_wrong(copy: str, job_here: Any) -> None:
     place = f"copy.zarr/g0_s0/{patchstore.open(copy).scenes['g0_s0'].version}"
-    assert [audit.audit_scene(copy, name).problems for name in audit.scene_names(copy)] == [(), ()]
+    assert [auditing.audit_scene(copy, name).problems for name in auditing.scene_names(copy)] == [(), ()]
     assert job_here("audit", copy).returncode == 0
     other = s3().get_object(Bucket="scenes", Key=f"{place}/0/image/c/0/0/0")["Body"].read()
     s3().put_object(Bucket="scenes", Key=f"{place}/0/image/c/0/0/1", Body=other)
     s3().delete_object(Bucket="scenes", Key=f"{place}/1/mask/c/0/0")
     for sample in (1.0, 0.01):
-        problems = "\n".join(audit.audit_scene(copy, "g0_s0", sample=sample).problems)
+        problems = "\n".join(auditing.audit_scene(copy, "g0_s0", sample=sample).problems)
         assert "array 1/mask, shard c/0/0: absent" in problems
         assert sample < 1 or "array 0/image, shard c/0/0/1: its content is that of" in problems
-    assert audit.audit_scene(copy, "g1_s0").problems == ()
+    assert auditing.audit_scene(copy, "g1_s0").problems == ()
     done = job_here("audit", copy)
     assert (done.returncode, "array 1/mask, shard c/0/0: absent" in done.stdout + done.stderr) == (1, True)
 
@@ -183,10 +183,10 @@ def test_an_audit_finds_what_is_wrong(copy: str, job_here: Any) -> None:
 def test_superseded_versions_and_scenes_are_removed(copy: str, tmp_path: Path) -> None:
     make_dataset(tmp_path, scenes=1, size=SIDE, seed=3)
     old = f"g0_s0/{patchstore.open(copy).scenes['g0_s0'].version}"
-    patchstore.ingest_scene(copy, patchstore.find_folder(tmp_path).scenes[0])
-    assert old in versions.collect(copy)
+    patchstore.ingest(copy, patchstore.find_folder(tmp_path).scenes[0])
+    assert old in inventory.collect(copy)
     assert not [key for key in objects("copy.zarr") if key.startswith(old)]
-    versions.remove(copy, ["g1_s0"])
+    inventory.remove(copy, ["g1_s0"])
     assert {key.split("/")[0] for key in objects("copy.zarr")} == {"g0_s0", "zarr.json"}
     assert list(patchstore.open(copy).scenes) == ["g0_s0"]
 
@@ -195,7 +195,7 @@ def test_a_changed_scene_gets_another_version(copy: str, sources: list[SceneSour
     make_dataset(tmp_path, scenes=1, size=SIDE, seed=2)
     changed, = patchstore.find_folder(tmp_path).scenes
     before = patchstore.open(copy)
-    assert patchstore.ingest_scene(copy, changed).state == "changed"
+    assert patchstore.ingest(copy, changed).state == "changed"
     after, whole = patchstore.open(copy), ("g0_s0", "image", (0, SIDE), (0, SIDE))
     assert after.scenes["g0_s0"].superseded == (before.scenes["g0_s0"].version,)
     assert after.scenes["g1_s0"] == before.scenes["g1_s0"]

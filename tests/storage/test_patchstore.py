@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
                            dtype="uint8") as file:
             file.write(rng.integers(0, high, (bands, *SHAPE), np.uint8))
     uri = patchstore.create(folder / "s.zarr", dtype="uint8", bands=3, classes=CLASSES, chunk=64, shard=128)
-    patchstore.ingest_scene(uri, patchstore.SceneSource(name="s", image=folder / "s.png", mask=folder / "m.png",
+    patchstore.ingest(uri, patchstore.SceneSource(name="s", image=folder / "s.png", mask=folder / "m.png",
                                                         group="s"))
     return folder / "s.zarr"
 

@@ -51,7 +51,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         file.write(mask, 1)
     uri = patchstore.create(folder / "s.zarr", dtype=dtype, bands=bands, classes=CLASSES, chunk=64, shard=128)
     source = patchstore.SceneSource(name="s", image=folder / "s.tif", mask=folder / "m.tif", group="s")
-    patchstore.ingest_scene(uri, source)
+    patchstore.ingest(uri, source)
     labels = np.where(valid, mask, 255).astype(np.uint8)
     image = np.nan_to_num(image)
     levels = range(levels_of(shape))

@@ -12,7 +12,7 @@ import rasterio
 
 import patchstore
 from patchstore import ClassInfo, ReadError, StoreError
-from patchstore.upkeep import versions as upkeep
+from patchstore.upkeep import inventory as upkeep
 
 CLASSES = (ClassInfo("a", (1, 2, 3)), ClassInfo("b", (4, 5, 6)))
 SHAPE = (150, 200)
@@ -37,7 +37,7 @@ def uri(tmp_path: Path) -> str:
     uri = patchstore.create(tmp_path / "s.zarr", dtype="uint8", bands=3, classes=CLASSES, chunk=64, shard=128)
     for name, seeds in (("one", (1, 2, 3)), ("two", (4,))):
         for seed in seeds:
-            patchstore.ingest_scene(uri, write(tmp_path, name, seed))
+            patchstore.ingest(uri, write(tmp_path, name, seed))
     begun = patchstore.steps(uri, write(tmp_path, "three", 5))
     ingest, = [step() for step in next(begun)]
     for step in begun.send([ingest]):
@@ -50,7 +50,7 @@ def files(folder: Path) -> int:
 
 
 def test_what_lies_there(uri: str) -> None:
-    one, three, two = upkeep.inventory(uri)
+    one, three, two = upkeep.versions(uri)
     assert [entry.name for entry in (one, three, two)] == ["one", "three", "two"]
     assert [len(one.of(state)) for state in ("current", "superseded", "unfinished")] == [1, 2, 0]
     assert one.scene is not None
@@ -67,7 +67,7 @@ def test_what_lies_there(uri: str) -> None:
 def test_a_reader_keeps_its_version_until_it_is_collected(uri: str, tmp_path: Path) -> None:
     before = patchstore.open(uri)
     pixels = before.region("one", "image", (0, 150), (0, 200))
-    assert patchstore.ingest_scene(uri, write(tmp_path, "one", 6)).state == "changed"
+    assert patchstore.ingest(uri, write(tmp_path, "one", 6)).state == "changed"
     np.testing.assert_array_equal(patchstore.Store(uri, cache_bytes=0).scenes["one"].superseded[-1],
                                   before.scenes["one"].version)
     np.testing.assert_array_equal(before.region("one", "image", (0, 150), (0, 200)), pixels)
@@ -81,9 +81,9 @@ def test_a_reader_keeps_its_version_until_it_is_collected(uri: str, tmp_path: Pa
 
 
 def test_collecting_removes_what_nothing_points_to(uri: str) -> None:
-    old = [f"one/{version}" for version in upkeep.inventory(uri)[0].of("superseded")]
+    old = [f"one/{version}" for version in upkeep.versions(uri)[0].of("superseded")]
     assert upkeep.collect(uri, pretend=True) == old
-    assert upkeep.inventory(uri)[0].of("superseded") == [place.split("/")[1] for place in old]
+    assert upkeep.versions(uri)[0].of("superseded") == [place.split("/")[1] for place in old]
     assert upkeep.collect(uri) == old
     assert upkeep.collect(uri) == []
     assert not any(Path(uri, place).exists() for place in old)
@@ -95,7 +95,7 @@ def test_collecting_removes_what_nothing_points_to(uri: str) -> None:
 
 
 def test_coming_back_to_an_earlier_version(uri: str, tmp_path: Path) -> None:
-    first = patchstore.ingest_scene(uri, write(tmp_path, "one", 1))
+    first = patchstore.ingest(uri, write(tmp_path, "one", 1))
     assert first.state == "changed"
     scene = patchstore.open(uri).scenes["one"]
     assert len(scene.superseded) == 2
@@ -139,5 +139,5 @@ def test_the_job(uri: str, job_here: Job, tmp_path: Path) -> None:
 
 def test_a_scene_of_another_group_is_not_written_anew(uri: str, tmp_path: Path) -> None:
     source = replace(write(tmp_path, "two", 4), group="other")
-    assert patchstore.ingest_scene(uri, source).state == "unchanged"
+    assert patchstore.ingest(uri, source).state == "unchanged"
     assert patchstore.open(uri).scenes["two"].group == "other"

@@ -70,7 +70,7 @@ def ingest(folder: Path, source: SceneSource, coding: MaskCoding = INDEX) -> Reg
     info = patchstore.inspect(source, coding)
     uri = patchstore.create(folder / f"{len(list(folder.glob('*.zarr')))}.zarr", dtype=info.dtype, bands=info.bands,
                             classes=CLASSES, chunk=64, shard=64)
-    patchstore.ingest_scene(uri, source, coding)
+    patchstore.ingest(uri, source, coding)
     store = patchstore.open(uri)
     rows, cols = ((0, n) for n in store.scenes["a"].shape)
     return tuple(store.region("a", name, rows, cols) for name in ("image", "mask", "valid"))  # type: ignore[return-value, arg-type]

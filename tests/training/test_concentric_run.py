@@ -192,7 +192,7 @@ def test_the_ground_around_is_learned_from_several_scales_alone(tmp_path: Path) 
                                width=len(values_HW), crs="EPSG:32634", transform=rasterio.Affine(
                                    1, 0, 5e5 + 1e4 * names.index(name), 0, -1, 5.8e6)) as file:
                 file.write(values_HW, 1)
-        patchstore.ingest_scene(uri, SceneSource(name=name, image=image, mask=mask, group=name))
+        patchstore.ingest(uri, SceneSource(name=name, image=image, mask=mask, group=name))
     store, found = patchstore.open(uri), {}
     for title, chosen in (("fine", PatchesConfig(size=32)), ("coarse", PatchesConfig(size=32, scales=(4.0,))),
                           ("concentric", PatchesConfig(size=32, scales=(1.0, 4.0), combine="concentric"))):

@@ -12,8 +12,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from patchstore.format import catalog, locations
-from patchstore.upkeep import audit
+from patchstore.format import Folder, need_settings, normal
+from patchstore.upkeep import SceneAudit, audit_scene, class_totals, scene_names
 from swath.commands.command_line import finish, read
 from swath.commands.paths import absolute_path
 from swath.errors import ConfigError
@@ -42,10 +42,10 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the job."""
     arguments = read(Arguments, argv)
-    uri = locations.normal(absolute_path(arguments.store, "STORE"))
-    settings = catalog.need_settings(locations.Folder(uri))
+    uri = normal(absolute_path(arguments.store, "STORE"))
+    settings = need_settings(Folder(uri))
     audits = list(_audits(uri, arguments))
-    classes = audit.class_totals(audits, [info.name for info in settings.classes])
+    classes = class_totals(audits, [info.name for info in settings.classes])
     out = Console(soft_wrap=True, highlight=False)
     out.print(tables.audit_table(uri, audits, classes))
     notes, problems = ([line for scene in audits for line in getattr(scene, kind)] for kind in ("notes", "problems"))
@@ -59,9 +59,9 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def _audits(uri: str, arguments: Arguments) -> Iterator[audit.SceneAudit]:
+def _audits(uri: str, arguments: Arguments) -> Iterator[SceneAudit]:
     bar = Progress(TextColumn("audit"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn(),
                    console=Console(file=sys.stderr))
     with bar:
-        for name in bar.track(audit.scene_names(uri)):
-            yield audit.audit_scene(uri, name, sample=arguments.sample, seed=arguments.seed)
+        for name in bar.track(scene_names(uri)):
+            yield audit_scene(uri, name, sample=arguments.sample, seed=arguments.seed)

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from patchstore import FolderPreview, FolderReport
 from swath import say
 from swath.commands.command_line import every_field, finish, read_configured
 from swath.commands.paths import absolute_path
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     _check(report, arguments.skip_bad)
 
 
-def _check(result: ingest.Report | ingest.Preview, skip_bad: bool) -> None:
+def _check(result: FolderReport | FolderPreview, skip_bad: bool) -> None:
     """Say what was refused: as an error, or where that is to be skipped, as a remark."""
     if not skip_bad:
         result.check()

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 import patchstore
-from patchstore.testing import scenes
+from patchstore.testing import make_dataset
 from swath.commands.command_line import read
 from swath.commands.named_recipes import recipe
 from swath.commands.paths import absolute_path
@@ -88,7 +88,7 @@ def _configure(arguments: Arguments, workdir: Path) -> Config:
     """The recipe, with its source and its store; the source is generated where none is given."""
     if arguments.data is None:
         config, source = synthetic(), workdir / "scenes"
-        scenes.make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
+        make_dataset(source, scenes=SCENES, groups=GROUPS, size=SIDE)
     else:
         config, source = recipe(arguments.recipe), absolute_path(arguments.data, "data")
     store = str(workdir / f"{config.track.experiment}.zarr")

@@ -15,7 +15,6 @@ import tyro
 from rich.console import Console
 
 import patchstore
-from patchstore.upkeep import versions
 from swath import say
 from swath.commands.command_line import finish, read
 from swath.commands.paths import absolute_path
@@ -34,7 +33,7 @@ class List:
 
     def run(self) -> None:
         """Do it."""
-        entries = versions.inventory(absolute_path(self.store, "STORE"))
+        entries = patchstore.versions(absolute_path(self.store, "STORE"))
         Console().print(tables.inventory_table(entries))
         finish(self.json, {"scenes": {entry.name: [asdict(version) for version in entry.versions]
                                           for entry in entries}})
@@ -53,7 +52,7 @@ class Remove:
         """Do it."""
         if not self.scenes:
             raise ConfigError("name the scenes to remove")
-        versions.remove(absolute_path(self.store, "STORE"), self.scenes)
+        patchstore.remove(absolute_path(self.store, "STORE"), self.scenes)
         say.print_line(f"removed {', '.join(self.scenes)}")
 
 
@@ -70,7 +69,7 @@ class Collect:
 
     def run(self) -> None:
         """Do it."""
-        gone = versions.collect(absolute_path(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
+        gone = patchstore.collect(absolute_path(self.store, "STORE"), unfinished=self.unfinished, pretend=self.pretend)
         say.print_line("\n".join(gone) if gone else "nothing to collect")
 
 

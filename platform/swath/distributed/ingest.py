@@ -11,9 +11,8 @@ from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from patchstore import PatchstoreError, SceneReport, Step, Steps
+from patchstore import PatchstoreError, SceneReport, SceneTask, Step, Steps
 from swath.distributed.connection import connected, nodes
-from swath.experiments.ingest import Task
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class _Scene:
     """Steps of the present stage that have not ended."""
 
 
-def spread(tasks: Sequence[Task], address: str = "") -> Iterator[SceneReport | str]:
+def spread(tasks: Sequence[SceneTask], address: str = "") -> Iterator[SceneReport | str]:
     """Run the steps of tasks on a cluster, one core each; yields what each scene came to, as they end."""
     bar = Progress(TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn(),
                    console=Console(file=sys.stderr))
@@ -45,7 +44,7 @@ def spread(tasks: Sequence[Task], address: str = "") -> Iterator[SceneReport | s
             yield result
 
 
-def _interleaved(tasks: Sequence[Task]) -> Iterator[SceneReport | str]:
+def _interleaved(tasks: Sequence[SceneTask]) -> Iterator[SceneReport | str]:
     """Keep two steps under way for each core there is; scenes that are begun come before those that are not."""
     ahead = deque(tasks)
     running: dict[ray.ObjectRef[Any], tuple[_Scene, int]] = {}

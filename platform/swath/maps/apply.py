@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from rasterio.transform import Affine
 
-from patchstore.sources.raster import open_dataset
+from patchstore.sources import open_dataset
 from swath.config import ClusterConfig
 from swath.maps import bands, geotiff, mosaic, polygons, predict_bands, targets
 from swath.maps.mosaic import NoMosaicError

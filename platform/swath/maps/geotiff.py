@@ -24,12 +24,10 @@ from rasterio._err import CPLE_BaseError  # GDAL's own errors, which are no Rast
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
-from patchstore.errors import OutputError, SourceError
-from patchstore.exports import cog
-from patchstore.exports.cog import CogHeader, Colour, Piece
-from patchstore.format.conventions import pixel_m2
-from patchstore.format.schema import Affine
-from patchstore.sources.raster import open_dataset
+from patchstore import OutputError, SourceError
+from patchstore.exports import CogHeader, Colour, Piece, class_header, write_cog
+from patchstore.format import Affine, pixel_m2
+from patchstore.sources import open_dataset
 from swath.errors import DataError
 
 STEPS = 254
@@ -70,7 +68,7 @@ def write_map(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], *, shap
 
     crs is WKT and transform the six numbers a to f of an affine transform, both of the map's top left pixel. The class
     names stand, in the order of their index, as a JSON list in the tag CLASSES (GDAL's own category names would need a
-    second file beside the map); nodata is transparent. `scratch`: as `patchstore.cog.write_cog` has it.
+    second file beside the map); nodata is transparent. `scratch`: as `patchstore.exports.write_cog` has it.
 
     Raises DataError when the map exists and may not be overwritten, when its folder cannot be written, when the disk
     has no room (asked before the first row) or is full, and when the rows leave gaps, do not fill the shape, or hold a
@@ -80,7 +78,7 @@ def write_map(path: Path, rows: Iterable[tuple[int, NDArray[np.uint8]]], *, shap
     if len(names) != len(colours) or not 0 < len(names) <= nodata <= 255:
         raise DataError(f"{path}: a map takes 1 to 255 classes, a colour for each, and a nodata value above them; got "
                         f"{len(names)} names, {len(colours)} colours, nodata {nodata}")
-    header = cog.class_header(shape=shape, crs=crs, transform=transform, names=names, colours=colours, nodata=nodata,
+    header = class_header(shape=shape, crs=crs, transform=transform, names=names, colours=colours, nodata=nodata,
                               tags=tags)
     _write(path, _pieces(path, rows, len(names), nodata), header, overwrite=overwrite, scratch=scratch)
 
@@ -112,7 +110,7 @@ def write_probabilities(path: Path, pieces: Iterable[tuple[int, NDArray[np.uint8
 
 def _write(path: Path, pieces: Iterable[Piece], header: CogHeader, *, overwrite: bool, scratch: Path | None) -> None:
     try:
-        cog.write_cog(path, pieces, header, overwrite=overwrite, scratch=scratch)
+        write_cog(path, pieces, header, overwrite=overwrite, scratch=scratch)
     except OutputError as error:
         raise DataError(str(error)) from error
 

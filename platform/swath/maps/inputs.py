@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 
 import patchstore
 from patchstore import RasterFile, SourceError, StoreError
-from patchstore.format import locations
-from patchstore.format.catalog import load_settings
-from patchstore.format.conventions import pixel_m2
-from patchstore.format.schema import META, Affine, digest
-from patchstore.sources.grid import Grid
-from patchstore.sources.listing import rasters
-from patchstore.sources.raster import SIDECARS, content_files, open_dataset, reading
-from patchstore.sources.vector import VectorFile, burn
+from patchstore.format import META, Affine, Folder, digest, load_settings, normal, pixel_m2
+from patchstore.sources import SIDECARS, Grid, VectorFile, burn, content_files, open_dataset, rasters, reading
 from swath.errors import DataError
 from swath.geometry import Range
 from swath.prediction.readers import StoreReader
@@ -113,7 +107,7 @@ def _in_store(wanted: str) -> tuple[str, str] | None:
     if "://" in wanted:
         uri, _, scene = wanted.rstrip("/").rpartition("/")
         for place in ((wanted, ""), (uri, scene)):
-            if load_settings(locations.Folder(locations.normal(place[0]))) is not None:
+            if load_settings(Folder(normal(place[0]))) is not None:
                 return place
         raise DataError(f"{wanted}: there is no store, nor a scene of one; check the address, or ingest scenes first")
     path = Path(wanted)

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 from rasterio.crs import CRS
 
-from patchstore.exports.cog import TILE
+from patchstore.exports import TILE
 from swath.errors import DataError
 from swath.maps.geotiff import MapInfo, inspect_map, replacing
 

@@ -20,8 +20,7 @@ from pyproj.exceptions import CRSError
 from rasterio.features import shapes
 from shapely import GeometryType
 
-from patchstore.format.conventions import pixel_m2
-from patchstore.format.schema import Affine
+from patchstore.format import Affine, pixel_m2
 from swath.errors import DataError
 from swath.maps.geotiff import MapInfo, open_map, replacing
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from patchstore.exports.cog import check_crs, room_needed
-from patchstore.sources.raster import open_dataset
+from patchstore.exports import check_crs, room_needed
+from patchstore.sources import open_dataset
 from swath.config import ClusterConfig
 from swath.config.rules import check
 from swath.errors import DataError

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import CELL, Store, Window
-from patchstore.format.windows import ENLARGED, centres, locate
+from patchstore.format import ENLARGED, centres, locate
 from swath.config import Combine, CombinedScales, Config, PatchesConfig
 from swath.errors import DataError
 from swath.geometry import around

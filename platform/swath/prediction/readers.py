@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import Store, Window
-from patchstore.format.windows import reflect
+from patchstore.format import reflect
 
 
 class Reader(Protocol):

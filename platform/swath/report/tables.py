@@ -6,9 +6,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from patchstore.upkeep.audit import ClassTotal, SceneAudit
-from patchstore.upkeep.versions import Entry
-from swath.experiments.ingest import Preview, Report
+from patchstore import FolderPreview, FolderReport
+from patchstore.upkeep import ClassTotal, Entry, SceneAudit
 
 
 def iou_table(title: str, iou: dict[str, float | None], rows: dict[str, float]) -> Table:
@@ -24,7 +23,7 @@ def iou_table(title: str, iou: dict[str, float | None], rows: dict[str, float]) 
     return table
 
 
-def ingest_table(report: Report) -> Group:
+def ingest_table(report: FolderReport) -> Group:
     """A table of what was ingested, pixels by class and what is ignored; below it what was done to files."""
     title = f"{escape(report.store)}: {report.scenes} scenes ({_states(report.states)})"
     table = Table(title=title, title_justify="left")
@@ -39,7 +38,7 @@ def ingest_table(report: Report) -> Group:
     return Group(table, *map(escape, report.notes))
 
 
-def preview_table(preview: Preview) -> Table:
+def preview_table(preview: FolderPreview) -> Table:
     """What an ingest would do."""
     estimate = preview.estimate
     table = Table(title=f"{escape(preview.store)}: what an ingest would do", title_justify="left", show_header=False)

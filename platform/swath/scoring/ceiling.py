@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import CELL, Store
-from patchstore.format.windows import level_shape, locate
+from patchstore.format import level_shape, locate
 from swath.patches.planning import PatchPlan
 from swath.scoring import metrics
 from swath.scoring.counting import Region, labels_of

@@ -16,10 +16,7 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 
 from patchstore import Store
-from patchstore.sources.class_raster import bounds, span
-from patchstore.sources.grid import Grid, open_on
-from patchstore.sources.listing import rasters
-from patchstore.sources.value_meanings import Header
+from patchstore.sources import Grid, Header, bounds, open_on, rasters, span
 from swath.errors import DataError
 from swath.geometry import Range
 

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchstore import ClassInfo, Store
-from patchstore.sources.class_raster import ClassRaster
-from patchstore.sources.grid import Grid, misfit
-from patchstore.sources.value_meanings import Header, Legend, read_header, read_legend
+from patchstore.sources import ClassRaster, Grid, Header, Legend, misfit, read_header, read_legend
 from swath.errors import ConfigError, DataError
 from swath.geometry import Range
 from swath.scoring.counting import NO_PREDICTION, Region

@@ -18,7 +18,7 @@ from patchstore.sources.scene_source import SceneSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ingest:
+class ScenePlan:
     """One scene on its way into a store."""
 
     uri: str
@@ -37,7 +37,7 @@ class Ingest:
         return Layout(settings=self.settings, scene=self.scene)
 
 
-def plan(uri: str, settings: Settings, source: SceneSource, coding: MaskCoding | None = None) -> Ingest:
+def plan_scene(uri: str, settings: Settings, source: SceneSource, coding: MaskCoding | None = None) -> ScenePlan:
     """Look at a scene's files, and read them once for the fingerprint.
 
     Without a coding the mask's values are class indices. Raises SourceError when a file cannot be read or does not fit
@@ -54,7 +54,7 @@ def plan(uri: str, settings: Settings, source: SceneSource, coding: MaskCoding |
         raise SourceError(f"{source.image}: has {info.bands} bands of {info.dtype}, but the store {uri} has "
                           f"{settings.bands} of {settings.dtype}; convert it, or ingest it into another store")
     fingerprint = _fingerprint(settings, coding, info, [*map(_content, files), *traits])
-    return Ingest(uri=uri, settings=settings, source=source, coding=coding, info=info, stamps=stamps, scene=Scene(
+    return ScenePlan(uri=uri, settings=settings, source=source, coding=coding, info=info, stamps=stamps, scene=Scene(
         name=source.name, shape=info.shape, crs=info.crs, transform=info.transform, group=source.group,
         origin=source.origin, fingerprint=fingerprint, version=fingerprint[:16], levels=levels_of(info.shape),
         has_mask=source.mask is not None, has_valid=info.has_valid, ignored=0, ignored_values=(), class_pixels=(),

@@ -1,10 +1,10 @@
 """Writing a store: create it, then ingest scene by scene, in steps that can run anywhere and in any process.
 
-    ingest = prepare(uri, source, coding)     what is to be written (the sources are read once, for the fingerprint)
-    write_metadata(ingest)                    metadata of the arrays, coordinates
-    write_band(ingest, i)                     a band of shards of full resolution, with its counts and moments
-    write_levels(ingest, part)                shards of coarser levels, when all bands are there
-    finish(ingest, written)                   manifest, then the scene's attributes: from here on it is visible
+    plan = prepare(uri, source, coding)     what is to be written (the sources are read once, for the fingerprint)
+    write_metadata(plan)                    metadata of the arrays, coordinates
+    write_band(plan, i)                     a band of shards of full resolution, with its counts and moments
+    write_levels(plan, part)                shards of coarser levels, when all bands are there
+    finish(plan, written)                   manifest, then the scene's attributes: from here on it is visible
 
 `steps` says which may run side by side. No file has two writers, and the bytes depend on the sources' content and the
 settings alone: what was cut off at any moment is written again, the same. Other scenes are never touched.
@@ -26,29 +26,10 @@ from patchstore.format import locations, manifest
 from patchstore.format.catalog import load_settings, need_settings, parse_scene
 from patchstore.format.manifest import Files, describe
 from patchstore.format.schema import META, ClassInfo, Scene, Settings, group_json
-from patchstore.ingestion.plan import Ingest, plan
+from patchstore.ingestion.plan import ScenePlan, plan_scene
 from patchstore.ingestion.shards import Written, write_band, write_levels, write_metadata
 from patchstore.sources.masks import MaskCoding
 from patchstore.sources.scene_source import SceneSource
-
-__all__ = [
-    "Ingest",
-    "SceneReport",
-    "Step",
-    "Steps",
-    "Written",
-    "compare",
-    "create",
-    "finish",
-    "ingest_scene",
-    "prepare",
-    "side_by_side",
-    "steps",
-    "stored",
-    "write_band",
-    "write_levels",
-    "write_metadata",
-]
 
 _COUNTED = ("ignored", "ignored_values", "class_pixels", "band_sums", "manifest")
 """What is known of a scene only when it has been written."""
@@ -78,11 +59,6 @@ class SceneReport:
     notes: tuple[str, ...]
     """What was done to the source's files."""
 
-    @property
-    def skipped(self) -> bool:
-        """Whether the store had this very scene already."""
-        return self.state == "unchanged"
-
 
 def create(uri: str | os.PathLike[str], *, dtype: Any, bands: int, classes: Sequence[ClassInfo], ignore: int = 255,
            chunk: int = 256, shard: int = 2048, zstd: int = 1) -> str:
@@ -101,27 +77,27 @@ def create(uri: str | os.PathLike[str], *, dtype: Any, bands: int, classes: Sequ
 
 
 def compare(uri: str | os.PathLike[str], settings: Settings, source: SceneSource, coding: MaskCoding
-            ) -> tuple[Ingest, State]:
+            ) -> tuple[ScenePlan, State]:
     """What is to be written of a scene into a store that may not be there yet, and whether that is new to it.
 
     Raises StoreError when a store of other settings is there, and as `prepare` does.
     """
     uri = locations.normal(uri)
     _agreed(locations.Folder(uri), settings)
-    ingest = plan(uri, settings, source, coding)
-    return ingest, _state(stored(ingest), ingest)
+    plan = plan_scene(uri, settings, source, coding)
+    return plan, _state(stored(plan), plan)
 
 
-def prepare(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> Ingest:
-    """Plan the ingest of a scene into a store; see `patchstore.plan.plan` for what it raises."""
+def prepare(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> ScenePlan:
+    """Plan the ingest of a scene into a store; see `plan_scene` for what it raises."""
     uri = locations.normal(uri)
-    return plan(uri, need_settings(locations.Folder(uri)), source, coding)
+    return plan_scene(uri, need_settings(locations.Folder(uri)), source, coding)
 
 
-def stored(ingest: Ingest) -> Scene | None:
+def stored(plan: ScenePlan) -> Scene | None:
     """The scene as the store has it, of whatever content. One whose attributes are torn is not there."""
-    name = ingest.scene.name
-    return _parsed(ingest.uri, name, locations.Folder(ingest.uri).read([f"{name}/{META}"])[0])
+    name = plan.scene.name
+    return _parsed(plan.uri, name, locations.Folder(plan.uri).read([f"{name}/{META}"])[0])
 
 
 def steps(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None) -> Steps:
@@ -131,22 +107,22 @@ def steps(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding |
     raise: SourceError when a file cannot be read, does not fit, or has mask values that nobody declared; StoreError
     when there is no store or it cannot be written.
     """
-    ingest, = yield [partial(prepare, uri, source, coding)]
-    there = stored(ingest)
-    state = _state(there, ingest)
+    plan, = yield [partial(prepare, uri, source, coding)]
+    there = stored(plan)
+    state = _state(there, plan)
     if there is not None and state == "unchanged":
-        new = replace(there, group=ingest.scene.group, origin=ingest.scene.origin)
+        new = replace(there, group=plan.scene.group, origin=plan.scene.origin)
         if new != there:
-            new = _publish(ingest.uri, new)
+            new = _publish(plan.uri, new)
         return _report(new, state)
-    files, = yield [partial(write_metadata, ingest)]
-    bands: Sequence[Written] = yield [partial(write_band, ingest, i) for i in range(ingest.layout.bands_of_shards)]
-    levels: Sequence[Written] = yield [partial(write_levels, ingest, part) for part in ingest.layout.level_parts]
-    scene, = yield [partial(finish, ingest, files, bands, levels)]
+    files, = yield [partial(write_metadata, plan)]
+    bands: Sequence[Written] = yield [partial(write_band, plan, i) for i in range(plan.layout.bands_of_shards)]
+    levels: Sequence[Written] = yield [partial(write_levels, plan, part) for part in plan.layout.level_parts]
+    scene, = yield [partial(finish, plan, files, bands, levels)]
     return _report(scene, state)
 
 
-def finish(ingest: Ingest, metadata: Files, bands: Sequence[Written], levels: Sequence[Written]) -> Scene:
+def finish(plan: ScenePlan, metadata: Files, bands: Sequence[Written], levels: Sequence[Written]) -> Scene:
     """Write the manifest and then the scene's attributes, with the totals of what was written.
 
     Raises StoreError, also when what was written is not there any more.
@@ -156,18 +132,18 @@ def finish(ingest: Ingest, metadata: Files, bands: Sequence[Written], levels: Se
     for written in (*bands, *levels):
         files |= written.files
         ignored.update(written.ignored)
-    listed, folder = manifest.to_json(files), locations.Folder(ingest.uri)
-    place = f"{ingest.scene.name}/{ingest.scene.version}"
+    listed, folder = manifest.to_json(files), locations.Folder(plan.uri)
+    place = f"{plan.scene.name}/{plan.scene.version}"
     if not {f"{place}/{path}" for path in files} <= set(folder.keys(place)):
-        raise StoreError(f"{ingest.uri}: scene {ingest.scene.name} was removed while it was written; ingest it again")
+        raise StoreError(f"{plan.uri}: scene {plan.scene.name} was removed while it was written; ingest it again")
     scene = replace(
-        ingest.scene, ignored=sum(ignored.values()), ignored_values=tuple(sorted(ignored.items())),
+        plan.scene, ignored=sum(ignored.values()), ignored_values=tuple(sorted(ignored.items())),
         class_pixels=tuple(map(sum, zip(*(band.class_pixels for band in bands)))),
         band_sums=tuple((n, total, squares) for n, total, squares in
                         np.sum([band.band_sums for band in bands], axis=0).tolist()),
         manifest=describe(listed).sha256)
     folder.write(f"{place}/{manifest.PLACE}", listed)
-    return _publish(ingest.uri, scene)
+    return _publish(plan.uri, scene)
 
 
 def side_by_side(work: Sequence[Step]) -> list[Any]:
@@ -197,8 +173,8 @@ def _trimmed(step: Step) -> Any:
     return step()
 
 
-def ingest_scene(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None,
-                 run: Callable[[Sequence[Step]], Sequence[Any]] = side_by_side) -> SceneReport:
+def ingest(uri: str | os.PathLike[str], source: SceneSource, coding: MaskCoding | None = None,
+           run: Callable[[Sequence[Step]], Sequence[Any]] = side_by_side) -> SceneReport:
     """Write a scene into a store; `run` runs steps that may run side by side. See `steps` for what is raised."""
     work = steps(uri, source, coding)
     ready = next(work)
@@ -228,13 +204,13 @@ def _agreed(folder: locations.Folder, settings: Settings) -> bool:
     return there is not None
 
 
-def _state(there: Scene | None, ingest: Ingest) -> State:
+def _state(there: Scene | None, plan: ScenePlan) -> State:
     """A scene whose attributes or manifest are not what was once written counts as changed, so that it is mended."""
     if there is None:
         return "new"
     same = replace(there, group="", origin=(0, 0), superseded=()) == replace(
-        ingest.scene, group="", origin=(0, 0), **{name: getattr(there, name) for name in _COUNTED})
-    content = locations.Folder(ingest.uri).read([f"{there.name}/{there.version}/{manifest.PLACE}"])[0]
+        plan.scene, group="", origin=(0, 0), **{name: getattr(there, name) for name in _COUNTED})
+    content = locations.Folder(plan.uri).read([f"{there.name}/{there.version}/{manifest.PLACE}"])[0]
     whole = content is not None and describe(content).sha256 == there.manifest
     return "unchanged" if same and whole else "changed"
 

@@ -25,7 +25,7 @@ from patchstore.format.manifest import Files, describe
 from patchstore.format.pyramid import CELL, cell_counts, cell_moments, cell_shape, majorities, means, valids
 from patchstore.format.schema import META, array_json
 from patchstore.format.windows import Range
-from patchstore.ingestion.plan import Ingest, stamps_of
+from patchstore.ingestion.plan import ScenePlan, stamps_of
 from patchstore.sources.scene_reader import SceneReader
 
 Array = NDArray[Any]
@@ -55,15 +55,15 @@ class Written:
 class _Output:
     """The files that a step writes: each begun as soon as it is compressed, and at most so many at once."""
 
-    def __init__(self, ingest: Ingest) -> None:
-        self._ingest = ingest
-        self._folder = locations.Folder(ingest.uri)
+    def __init__(self, plan: ScenePlan) -> None:
+        self._plan = plan
+        self._folder = locations.Folder(plan.uri)
         self._files: Files = {}
         self._writing: deque[Callable[[], None]] = deque()
 
     def shards(self, place: str, values: Array, rows: Range, cols: Range) -> None:
         """Write a stretch of an array, shard by shard. Raises StoreError."""
-        side, bands = self._ingest.settings.shard, (0,) * (values.ndim - 2)
+        side, bands = self._plan.settings.shard, (0,) * (values.ndim - 2)
         for col in range(cols[0], cols[1], side):
             to_col = min(col + side, cols[1])
             self.part(place, values[..., col - cols[0]:to_col - cols[0]], (*bands, rows[0], col))
@@ -71,10 +71,10 @@ class _Output:
     def part(self, place: str, values: Array, start: Sequence[int]) -> None:
         """Write a part of an array that consists of whole files and begins at `start`. Raises StoreError."""
         start = (*start, *(0 for _ in range(values.ndim - len(start))))
-        encoded = encode(self._ingest.layout.array(place), values, start)
+        encoded = encode(self._plan.layout.array(place), values, start)
         contents = {f"{place}/{key}": content for key, content in encoded.items()}
         self._writing.append(self._folder.begin_to_write(
-            {array_path(self._ingest.scene, path): content for path, content in contents.items()}))
+            {array_path(self._plan.scene, path): content for path, content in contents.items()}))
         self._files |= {path: describe(content) for path, content in contents.items()}
         while len(self._writing) > _WRITES:
             self._writing.popleft()()
@@ -86,23 +86,23 @@ class _Output:
         return self._files
 
 
-def write_band(ingest: Ingest, i: int) -> Written:
+def write_band(plan: ScenePlan, i: int) -> Written:
     """Write band i of the shards of full resolution, with its counts and moments of cells.
 
     Raises SourceError on a file that cannot be read and on values that nobody declared, StoreError when the store
     cannot be written.
     """
-    settings, (height, width) = ingest.settings, ingest.scene.shape
+    settings, (height, width) = plan.settings, plan.scene.shape
     rows = (i * settings.shard, min((i + 1) * settings.shard, height))
     shape = (rows[1] - rows[0], width)
-    planes = ingest.layout.empty(shape)
+    planes = plan.layout.empty(shape)
     image_BHW, labels_HW, valid_HW = planes["image"], planes.get("mask"), planes.get("valid")
     cells = cell_shape(shape)
     counts = np.zeros((*cells, len(settings.classes)), np.uint16)
     moments = np.empty((*cells, settings.bands, 3))
     ignored: Counter[str] = Counter()
-    with SceneReader(ingest.source, ingest.coding, settings.ignore) as reader:
-        _check_unchanged(ingest, reader)
+    with SceneReader(plan.source, plan.coding, settings.ignore) as reader:
+        _check_unchanged(plan, reader)
         for row in range(0, shape[0], settings.chunk):
             strip = slice(row, min(row + settings.chunk, shape[0]))
             here = slice(row // CELL, -(-strip.stop // CELL))
@@ -117,8 +117,8 @@ def write_band(ingest: Ingest, i: int) -> Written:
                 if real_HW is not None:
                     ignored[NODATA] += _ignore(labels_HW[strip], ~real_HW, settings.ignore)
                 counts[here] = cell_counts(labels_HW[strip], len(settings.classes))
-        _check_unchanged(ingest, reader)
-    output = _Output(ingest)
+        _check_unchanged(plan, reader)
+    output = _Output(plan)
     with _compressing:
         for name, values in planes.items():
             output.shards(f"0/{name}", values, rows, (0, width))
@@ -130,16 +130,16 @@ def write_band(ingest: Ingest, i: int) -> Written:
                    band_sums=tuple((n, total, squares) for n, total, squares in moments.sum(axis=(0, 1)).tolist()))
 
 
-def write_levels(ingest: Ingest, part: LevelPart) -> Written:
+def write_levels(plan: ScenePlan, part: LevelPart) -> Written:
     """Write the shards of some levels over one square of ground, straight from full resolution, which must be whole.
 
     Raises StoreError when the store cannot be read or written.
     """
-    full = {name: _handle(ingest, f"0/{name}") for name in ingest.layout.planes()}
-    output = _Output(ingest)
+    full = {name: _handle(plan, f"0/{name}") for name in plan.layout.planes()}
+    output = _Output(plan)
     with ThreadPoolExecutor(2) as pool:  # one shard is compressed and written while the next are reduced
         writing: Future[None] | None = None
-        for place, values, rows, cols in _coarser(ingest.layout, part, full, pool):
+        for place, values, rows, cols in _coarser(plan.layout, part, full, pool):
             if writing is not None:
                 writing.result()
             writing = pool.submit(output.shards, place, values, rows, cols)
@@ -181,14 +181,14 @@ def _coarser(layout: Layout, part: LevelPart, full: Mapping[str, ts.TensorStore]
     return visit(part.last, part.row, part.col)
 
 
-def write_metadata(ingest: Ingest) -> Files:
+def write_metadata(plan: ScenePlan) -> Files:
     """Write the metadata of the scene's groups and arrays, and its coordinates. Raises StoreError."""
-    folder, place = locations.Folder(ingest.uri), f"{ingest.scene.name}/{ingest.scene.version}"
-    contents = {f"{path}/{META}" if path else META: content for path, content in ingest.layout.metadata().items()}
-    for level in range(ingest.scene.levels):
-        for axis in conventions.coordinates(ingest.scene, level):
+    folder, place = locations.Folder(plan.uri), f"{plan.scene.name}/{plan.scene.version}"
+    contents = {f"{path}/{META}" if path else META: content for path, content in plan.layout.metadata().items()}
+    for level in range(plan.scene.levels):
+        for axis in conventions.coordinates(plan.scene, level):
             metadata = array_json(shape=axis.values.shape, dtype=str(axis.values.dtype), chunk=axis.values.shape,
-                                  shard=None, zstd=ingest.settings.zstd, fill=0, names=axis.dims,
+                                  shard=None, zstd=plan.settings.zstd, fill=0, names=axis.dims,
                                   attributes=axis.attributes)
             data = encode(metadata, axis.values, (0,) * axis.values.ndim)
             contents |= {f"{level}/{axis.name}/{key}": content for key, content in {META: metadata, **data}.items()}
@@ -220,10 +220,10 @@ def reduce(planes: Mapping[str, Array], levels: Sequence[int]) -> dict[str, dict
     return reduced
 
 
-def _check_unchanged(ingest: Ingest, reader: SceneReader) -> None:
+def _check_unchanged(plan: ScenePlan, reader: SceneReader) -> None:
     """Raises SourceError when a file is not the one whose fingerprint was taken."""
-    if (stamps_of(reader.files()), reader.info) != (ingest.stamps, ingest.info):
-        raise SourceError(f"{ingest.source.image}: it, or a file that belongs to it, changed while it was ingested; "
+    if (stamps_of(reader.files()), reader.info) != (plan.stamps, plan.info):
+        raise SourceError(f"{plan.source.image}: it, or a file that belongs to it, changed while it was ingested; "
                           "ingest it again")
 
 
@@ -240,12 +240,12 @@ def _ignore(labels_HW: Array, where_HW: Array, ignore: int) -> int:
     return int(new.sum())
 
 
-def _handle(ingest: Ingest, place: str) -> ts.TensorStore:
-    path = array_path(ingest.scene, place)
+def _handle(plan: ScenePlan, place: str) -> ts.TensorStore:
+    path = array_path(plan.scene, place)
     try:
-        return ts.open(locations.array(ingest.uri, path), context=locations.context()).result()
+        return ts.open(locations.array(plan.uri, path), context=locations.context()).result()
     except locations.FAILURES as error:
-        raise StoreError(f"{ingest.uri}: {path} cannot be opened ({locations.plain(error)})") from None
+        raise StoreError(f"{plan.uri}: {path} cannot be opened ({locations.plain(error)})") from None
 
 
 def _ask(full: Mapping[str, ts.TensorStore], rows: Range, cols: Range) -> Callable[[], dict[str, Array]]:

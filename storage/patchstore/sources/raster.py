@@ -35,6 +35,9 @@ Array = NDArray[Any]
 SIDECARS = (".aux.xml", ".ovr", ".prj", ".wld", ".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".jpegw", ".pgw", ".pngw",
             ".pgwx")
 """Endings of files beside a raster that do not decide its pixels."""
+ENDINGS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".j2k", ".ntf", ".asc", ".bil", ".webp", ".png", ".bmp", ".gif",
+           ".jpg", ".jpeg")
+"""Endings of files that GDAL reads and that are commonly rasters of their own, not a part of another."""
 _opening = threading.Lock()  # warnings.catch_warnings changes what all threads see
 
 
@@ -271,3 +274,13 @@ class RasterFile:
 
         fill_level(out_BHW, rows, cols, level, self.shape, reduce)
         return out_BHW
+
+
+def rasters(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The rasters in a folder, known by their endings and sorted by path; hidden ones are left out.
+
+    With `deep` also those of all folders below it.
+    """
+    paths = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(path for path in paths if path.suffix.lower() in ENDINGS and path.is_file()
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts))

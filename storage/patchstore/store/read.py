@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import tensorstore as ts
@@ -31,8 +31,14 @@ from patchstore.format.windows import (
 )
 from patchstore.store.merge import Merge
 from patchstore.store.merge import merge as merge_classes
+from patchstore.store.thumbnail import draw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from xarray import Dataset
 
 Array = NDArray[Any]
+_ARRAYS: tuple[Literal["image", "mask", "valid"], ...] = ("image", "mask", "valid")
 _CHUNK = re.compile(r'shard entry \{([\d, ]+)\}/\{([\d, ]+)\} in [^"]*"[^"]*/c/([\d/]+)"')
 _FILE = re.compile(r'/c/([\d/]+)"')
 
@@ -160,7 +166,7 @@ class Store:
         """
         locations.guard()
         info = self._scene(scene)
-        if array not in ("image", "mask", "valid"):
+        if array not in _ARRAYS:
             raise ValueError(f"array must be image, mask or valid, got {array!r}")
         if not 0 <= level < info.levels:
             raise ValueError(f"scene {scene} has levels 0 … {info.levels - 1}, got {level}")
@@ -180,6 +186,37 @@ class Store:
             self._raise(error, read.path)
         return self._merged.labels(out) if self._merged and array == "mask" else out
 
+    def plot(self, scene: str, level: int | None = None) -> "Axes":
+        """Draw a scene at one level (without one: the coarsest), its labels over it with a legend; matplotlib's Axes.
+
+        A notebook shows it. Bands other than uint8 are stretched from their 2nd to their 98th percentile. Raises as
+        `region` does.
+        """
+        info = self._scene(scene)
+        level = info.levels - 1 if level is None else level
+        height, width = level_shape(info.shape, level) if level >= 0 else info.shape
+        image_BHW, labels_HW, valid_HW = (self.region(scene, array, (0, height), (0, width), level)
+                                          for array in _ARRAYS)
+        return draw(image_BHW, labels_HW if info.has_mask else None, valid_HW, self.classes, f"{scene}, level {level}")
+
+    def xarray(self, scene: str, level: int = 0) -> "Dataset":
+        """A level of a scene as an xarray Dataset, read when it is used: image, mask and valid, as far as stored.
+
+        The labels are those of the store's own classes, so a store that was opened with `merge` refuses. Raises
+        ValueError for that and for an unknown scene or level, ImportError when xarray is not installed.
+        """
+        info = self._scene(scene)
+        if not 0 <= level < info.levels:
+            raise ValueError(f"scene {scene} has levels 0 … {info.levels - 1}, got {level}")
+        if self.merge:
+            raise ValueError(f"{self.uri}: xarray gives the labels of the store's own classes; open it without merge")
+        try:
+            import xarray
+        except ImportError:
+            raise ImportError("Store.xarray needs xarray; install it with: pip install 'swath[xarray]'") from None
+        dataset: Dataset = xarray.open_zarr(self.uri, group=f"{info.name}/{info.version}/{level}", consolidated=False)
+        return dataset
+
     def counts(self, scene: str) -> NDArray[np.int64]:
         """Pixels of each class in each cell: (cell rows, cell cols, classes). Raises as `region` does."""
         counts_ijK = self._whole(scene, "counts").astype(np.int64)
@@ -194,7 +231,14 @@ class Store:
         return Store, (self.uri, self.cache_bytes, self.merge)
 
     def __repr__(self) -> str:
-        return f"Store({self.uri!r}, {len(self.scenes)} scenes)"
+        names = ", ".join(list(self.scenes)[:5]) + (", …" if len(self.scenes) > 5 else "")
+        levels = sorted({scene.levels for scene in self.scenes.values()})
+        return "\n".join([
+            f"Store({self.uri!r})",
+            f"  scenes   {len(self.scenes)} ({names or 'none'}), groups {len({s.group for s in self.scenes.values()})}",
+            f"  bands    {self.bands} of {self.dtype}",
+            f"  classes  {', '.join(info.name for info in self.classes) or 'none'}",
+            f"  levels   {' to '.join(str(n) for n in dict.fromkeys((levels[0], levels[-1]))) if levels else 'none'}"])
 
     def _scene(self, name: str) -> Scene:
         scene = self.scenes.get(name)

@@ -1,4 +1,4 @@
-"""What lies in a store, scene by scene and version by version, and removing what is not wanted.
+"""The scenes of a store with their versions; removing scenes and versions.
 
 A scene that was ingested again has a new version; the one before stays, for readers that still use it, until it is
 collected. What a killed ingest left, and nobody took up again, is unfinished.
@@ -44,8 +44,11 @@ class Entry:
         return [version.name for version in self.versions if version.state == state]
 
 
-def inventory(uri: str | os.PathLike[str]) -> list[Entry]:
-    """All scenes of a store, unfinished ones included. Raises StoreError when there is no store, or a scene is torn."""
+def versions(uri: str | os.PathLike[str]) -> list[Entry]:
+    """All scenes of a store with their versions, unfinished ones included.
+
+    Raises StoreError when there is no store, or a scene is torn.
+    """
     folder = _folder(uri)
     return [_entry(folder, name) for name in folder.children()]
 
@@ -75,7 +78,7 @@ def collect(uri: str | os.PathLike[str], *, unfinished: bool = False, pretend: b
     store before raises ReadError when it next reads a version that was removed. Raises StoreError.
     """
     folder, removed = _folder(uri), []
-    for entry in inventory(uri):
+    for entry in versions(uri):
         old = entry.of("superseded") + (entry.of("unfinished") if unfinished else [])
         removed += [f"{entry.name}/{version}" for version in old]
         if pretend or not old:

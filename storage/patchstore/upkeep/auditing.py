@@ -106,6 +106,11 @@ def audit_scene(uri: str | os.PathLike[str], name: str, *, sample: float = 1.0, 
                    notes=tuple(_leftovers(scene, listing, {manifest.PLACE, *listed} if listed else own)))
 
 
+def audit(uri: str | os.PathLike[str], *, sample: float = 1.0, seed: int = 0) -> list[SceneAudit]:
+    """Audit all scenes of a store, one after another, as `audit_scene` does each. Raises as it does."""
+    return [audit_scene(uri, name, sample=sample, seed=seed) for name in scene_names(uri)]
+
+
 def class_totals(audits: Sequence[SceneAudit], classes: Sequence[str]) -> dict[str, ClassTotal]:
     """The classes of a store, given their names in order, in all scenes that could be audited."""
     counted = [audit for audit in audits if audit.pixels]
