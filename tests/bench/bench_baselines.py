@@ -32,9 +32,9 @@ from swath.config import Config
 from swath.errors import ConfigError, DataError
 from swath.experiments import evaluation, looks
 from swath.experiments.evaluation import EvaluationRequest
-from swath.experiments.experiment import open_store
+from swath.experiments.prepare import open_store
 from swath.scoring import counting
-from swath.scoring.counting import Region, Source
+from swath.scoring.counting import Predictions, Region
 from swath.scoring.result import Score
 from swath.splits.division import Split, SplitName, class_pixels, divide
 
@@ -82,11 +82,11 @@ class Baseline:
     """Answers that make one entry in the ledger."""
 
     name: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Predictions]
     """By the name of the answer; the first one's score stands in the ledger."""
 
 
-def constant(value: int) -> Source:
+def constant(value: int) -> Predictions:
     """One class everywhere."""
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         for index, region in enumerate(regions):
@@ -96,7 +96,7 @@ def constant(value: int) -> Source:
     return source
 
 
-def classified(store: Store, model: RandomForestClassifier, around: int) -> Source:
+def classified(store: Store, model: RandomForestClassifier, around: int) -> Predictions:
     """What a classifier says of each pixel by itself."""
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         for index, region in enumerate(regions):

@@ -210,7 +210,7 @@ def reading(cases: Sequence[Case]) -> Table:
                       for workers in WORKERS if workers <= batch]
             table.add_row(
                 str(case), f"{len(plan):,}", str(batch), str(ordering.reach(plan, batch)),
-                f"{len(plan) / squares.walks_W.sum():.1f}", str(ordering._together(squares, batch)),
+                f"{len(plan) / squares.walks_W.sum():.1f}", str(ordering._walks_per_round(squares, batch)),
                 f"{ordering.cache_bytes(plan, batch, 1) >> 20}",
                 *(f"{ratio:.2f}" if ratio <= LIMIT else f"[bold red]{ratio:.2f}[/]" for ratio in ratios))
         table.add_section()

@@ -17,9 +17,11 @@ from rich.table import Table
 
 import patchstore
 from swath import figures
-from swath.experiments.evaluation import find, ready
+from swath.experiments.evaluation import load_run
+from swath.models.inference import load_for_inference
 from swath.prediction import readers, streaming
 from swath.prediction.windows import Axis, Lattice
+from swath.runtime import choose_device
 from swath.splits.division import divide
 
 OVERLAPS = (0.5, 0.0)
@@ -59,10 +61,11 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs"))
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
-    trained, _ = find(arguments.run, arguments.workdir)
+    trained, _ = load_run(arguments.run, arguments.workdir)
     store = patchstore.open(arguments.store, merge=trained.config.data.merge)
     scene = arguments.scene or next(name for name, _ in divide(store, trained.config.split).scenes("test"))
-    forward, device = ready(trained, "auto")
+    device = choose_device("auto")
+    forward = load_for_inference(trained, device)
     size, scales = trained.config.patches.size, trained.config.patches.scales
     reader = readers.StoreReader(store, scene)
     table = Table(title=f"{scene}: windows of {size} px, scales {scales}", title_justify="left")

@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer
 
 from swath.config import Config
 from swath.distributed.connection import connected
-from swath.distributed.context import Order, RayContext
+from swath.distributed.context import RayContext, WorkerTask
 from swath.models import checkpoint_files
 from swath.tracking import mlflow_store
 from swath.training.context import Context, LocalContext
@@ -73,7 +73,7 @@ def in_a_worker(folder: Path) -> Met:
     location = mlflow_store.prepare(folder.parent)
     tracker = mlflow_store.MlflowTracker.start(location.uri, experiment="contexts", name="run", params={}, tags={},
                                                artifact_location=location.artifact_location)
-    order = Order(config=CONFIG.to_json(), folder=str(folder), resume="", cpus=1, tracking_uri=location.uri,
+    order = WorkerTask(config=CONFIG.to_json(), folder=str(folder), resume="", cpus=1, tracking_uri=location.uri,
                   run_id=tracker.run_id)
     order.bell.write_bytes(b"")
     with connected(cpus=2):
@@ -90,7 +90,7 @@ def in_a_worker(folder: Path) -> Met:
 
 
 def _work(settings: dict[str, Any]) -> Answers:
-    order: Order = settings["order"]
+    order: WorkerTask = settings["order"]
     return meet(RayContext(order, CONFIG), Path(order.folder), lambda: order.bell.write_bytes(b"stop"))
 
 

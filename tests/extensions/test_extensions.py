@@ -15,8 +15,9 @@ from swath.config import AugmentConfig, Config, LossConfig, ModelConfig
 from swath.errors import CheckpointError, ConfigError
 from swath.loading.augment import Augment
 from swath.models import checkpoint, network, transfer
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
 from swath.models.network import DataTraits
+from swath.models.run_state import RunState
 from swath.training.losses import Loss
 from swath.training.state import optimiser
 from swath.tuning import space
@@ -56,7 +57,7 @@ def shrink(size, rgb):
     return A.Resize(size // 2, size // 2)
 '''
 TRAITS = DataTraits(bands=4, classes=3, mean_B=[1.0] * 4, std_B=[2.0] * 4)
-CARD = Card(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"), ignore=255,
+CARD = ModelCard(store="", fingerprint="", bands=4, dtype="uint8", classes=("a", "b", "c"), ignore=255,
             colours=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
 
@@ -139,7 +140,7 @@ def test_weights_of_another_run_need_the_same_classes(tmp_path: Path) -> None:
     config = Config(model=ModelConfig(arch="own_parts:Plain"))
     folder = tmp_path / "saved"
     folder.mkdir()
-    checkpoint.save(folder, {"net": network.build(config.model, TRAITS).state_dict()}, config, CARD)
+    checkpoint.save(folder, RunState(net=network.build(config.model, TRAITS).state_dict()), config, CARD)
     follower = replace(config, model=replace(config.model, init_from=str(folder)))
     net = network.build(config.model, TRAITS)
     transfer.begin(net, follower, CARD)

@@ -16,7 +16,8 @@ from swath.maps import apply
 from swath.scoring import metrics
 from swath.splits import division
 from swath.training.context import LocalContext
-from swath.training.setup import Job
+from swath.training.prepared import Prepared
+from swath.training.setup import TrainingSetup
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -26,9 +27,9 @@ def test_a_run_on_a_gpu_is_trained_scored_and_mapped(store: Store, dataset: Path
         TINY, data=replace(TINY.data, store=store.uri), cluster=ClusterConfig(device="cuda", readers=1),
         train=replace(TINY.train, precision="bf16", channels_last=True, micro_batch="auto", megapixels=0.5, ema=0))
     device = torch.device("cuda")
-    job = Job(config, store, LocalContext(tmp_path / "beginning", device))
-    state = job.start()
-    assert job.micro.most == config.train.batch  # patches of 64 px fit all at once
+    setup = TrainingSetup(Prepared.of(config, store), LocalContext(tmp_path / "beginning", device))
+    state = setup.start()
+    assert setup.micro.most == config.train.batch  # patches of 64 px fit all at once
     convolution = next(p for p in state.net.parameters() if p.ndim == 4 and min(p.shape) > 1)
     assert convolution.is_contiguous(memory_format=torch.channels_last)
 

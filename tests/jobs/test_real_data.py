@@ -28,13 +28,13 @@ DUBAI = {"building": 0.13306, "land": 0.52357, "road": 0.09352, "vegetation": 0.
 
 
 @pytest.fixture(scope="module")
-def dubai(tmp_path_factory: pytest.TempPathFactory) -> tuple[ingest.Report, patchstore.Store]:
+def dubai(tmp_path_factory: pytest.TempPathFactory) -> tuple[patchstore.FolderReport, patchstore.Store]:
     uri = str(tmp_path_factory.mktemp("dubai") / "dubai.zarr")
     data = replace(recipes.dubai_unet().data, source=str(DATA / "dubai"), store=uri)
     return ingest.run(data, ingest.one_by_one), patchstore.open(uri)
 
 
-def test_dubai_is_ingested_whole(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
+def test_dubai_is_ingested_whole(dubai: tuple[patchstore.FolderReport, patchstore.Store]) -> None:
     report, _ = dubai
     assert (report.scenes, report.rejected) == (72, ())
     assert report.pixels == 99_032_243
@@ -74,7 +74,7 @@ def test_naip_is_one_group_of_images_without_masks(tmp_path: Path) -> None:
             np.testing.assert_array_equal(store.region(name, "valid", rows, cols), file.dataset_mask() != 0)
 
 
-def test_black_stands_in_nine_masks_of_dubai(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
+def test_black_stands_in_nine_masks_of_dubai(dubai: tuple[patchstore.FolderReport, patchstore.Store]) -> None:
     _, store = dubai
     black = {name: dict(scene.ignored_values)["#000000"] for name, scene in store.scenes.items() if scene.ignored}
     assert len(black) == 9
@@ -82,7 +82,7 @@ def test_black_stands_in_nine_masks_of_dubai(dubai: tuple[ingest.Report, patchst
     assert sum(black.values()) == 552_156
 
 
-def test_the_parts_make_up_their_tiles(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
+def test_the_parts_make_up_their_tiles(dubai: tuple[patchstore.FolderReport, patchstore.Store]) -> None:
     _, store = dubai
     sizes = ((2391, 1931), (1528, 1632), (2046, 1974), (3297, 2538), (3378, 3174), (2577, 2514), (5450, 6184),
              (6447, 4438))  # width, height
@@ -97,7 +97,7 @@ def test_the_parts_make_up_their_tiles(dubai: tuple[ingest.Report, patchstore.St
         assert covered.mean() > 0.995  # parts of one row differ by a pixel
 
 
-def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[ingest.Report, patchstore.Store]) -> None:
+def test_parts_of_a_tile_stay_together_and_adjoin(dubai: tuple[patchstore.FolderReport, patchstore.Store]) -> None:
     _, store = dubai
     split = division.divide(store, recipes.dubai_unet().split)
     assert certificate.certify(store, split).clean

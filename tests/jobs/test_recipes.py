@@ -27,6 +27,7 @@ from swath import recipes
 from swath.commands import named_recipes
 from swath.config import Config
 from swath.distributed import ingest as ray_ingest
+from swath.errors import ConfigError
 from swath.experiments import ingest
 from swath.experiments.prepare import prepare
 from swath.models import network
@@ -150,7 +151,7 @@ def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_recipe_is_looked_at_here() -> None:
-    with pytest.raises(configuration.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         named_recipes.recipe("-")
     assert set(re.findall(r"\w+", str(caught.value).split("there are:")[1])) == {*SYSTEMS, *OTHERS}
     assert MAKERS.keys() == ADAPTERS.keys()

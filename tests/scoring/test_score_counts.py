@@ -14,7 +14,7 @@ from patchstore import Store
 from swath.config import Config, ScoreConfig, SplitConfig
 from swath.scoring import counting, metrics
 from swath.scoring.boundary import BoundaryCounts
-from swath.scoring.counting import Region, Source
+from swath.scoring.counting import Predictions, Region
 from swath.scoring.metrics import NO_PREDICTION, Counts
 from swath.splits import division
 
@@ -23,7 +23,7 @@ CONFIG = Config(split=SplitConfig(val_fraction=0.5, test_fraction=0))
 Bytes = NDArray[np.uint8]
 
 
-def source_of(store: Store, change: Callable[[str, Bytes], Bytes], heights: Sequence[int] = (97,)) -> Source:
+def source_of(store: Store, change: Callable[[str, Bytes], Bytes], heights: Sequence[int] = (97,)) -> Predictions:
     """A source that gives `change(scene, labels)` of each whole scene, in pieces of the given heights in turn."""
     def source(regions: Sequence[Region]) -> Iterator[tuple[int, int, Bytes]]:
         for index, region in enumerate(regions):

@@ -16,7 +16,8 @@ from swath.config import ClusterConfig, Config, ModelConfig, PatchesConfig
 from swath.errors import DataError
 from swath.maps import apply
 from swath.models import checkpoint, network
-from swath.models.checkpoint import Card
+from swath.models.checkpoint import ModelCard
+from swath.models.run_state import RunState
 from swath.patches import planning
 from swath.prediction import readers
 from swath.scoring import counting
@@ -134,13 +135,13 @@ def test_whole_scenes_are_scored_at_the_models_metres(store: Store, monkeypatch:
 
 
 def test_a_file_is_mapped_at_the_models_metres(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = Card(store="", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"), colours=((0, 0, 0),) * 5,
+    card = ModelCard(store="", fingerprint="", bands=3, dtype="uint8", classes=tuple("abcde"), colours=((0, 0, 0),) * 5,
                 ignore=255)
     config = Config(patches=PatchesConfig(size=32, pixel_m=0.5),
                     model=ModelConfig(arch="linknet", encoder="tu-mobilenetv3_small_050"))
     net = network.build(config.model, network.DataTraits(bands=3, classes=5, mean_B=np.zeros(3), std_B=np.ones(3)))
     (model := tmp_path / "model").mkdir()
-    checkpoint.save(model, {"net": net.state_dict()}, config, card)
+    checkpoint.save(model, RunState(net=net.state_dict()), config, card)
     monkeypatch.setattr(network.Net, "forward", lambda _, images_NSBss: brightness(images_NSBss))
     sides = sides_read(monkeypatch, patchstore.RasterFile)
 
