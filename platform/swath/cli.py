@@ -19,6 +19,7 @@ VERBS = {
     "search": "try many configurations and train the best one again",
     "evaluate": "score models, or maps that other tools made, on whole scenes",
     "predict": "map whole scenes with a trained model",
+    "fields": "print the fields of a configuration",
 }
 """Each verb is a module of `swath.commands`."""
 

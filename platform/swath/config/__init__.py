@@ -3,7 +3,7 @@
 from swath.config.augmentation import AugmentConfig
 from swath.config.cluster import ClusterConfig, DeviceName
 from swath.config.data import LAYOUT, DataConfig
-from swath.config.experiment import Config, from_json, load
+from swath.config.experiment import Config, from_json, from_values, load
 from swath.config.loss import LOSSES, ClassWeights, LossConfig
 from swath.config.model import ModelConfig
 from swath.config.patches import Combine, CombinedScales, PatchesConfig
@@ -16,5 +16,6 @@ from swath.config.training import TrainConfig
 __all__ = [
     "LAYOUT", "LOSSES", "AugmentConfig", "ClassWeights", "ClusterConfig", "Combine", "CombinedScales", "Config",
     "DataConfig", "DeviceName", "LossConfig", "ModelConfig", "PatchesConfig", "ScoreConfig", "SearchConfig",
-    "SplitConfig", "TrackConfig", "TrainConfig", "from_json", "load",
+    "SplitConfig", "TrackConfig", "TrainConfig", "from_json", "from_values",
+    "load",
 ]

@@ -6,6 +6,7 @@ holds one as JSON. A configuration is pure data: the same configuration gives th
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,27 @@ class Config(Section):
 
 
 def from_json(text: str, origin: str = "configuration") -> Config:
-    """Read a configuration from JSON.
+    """Read a configuration back from JSON.
 
-    Raises ConfigError if a field is unknown or its value is not allowed; its message names `origin` and the fields.
+    Raises ConfigError, naming `origin` and each wrong field, when a field is unknown or its value is not allowed.
     """
     try:
         return TypeAdapter(Config).validate_json(text)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}".lstrip(": ") for e in error.errors()]
-        raise ConfigError(f"{origin}: {'; '.join(lines)}") from None
+        raise _refused(error, origin) from None
+
+
+def from_values(values: Mapping[str, Mapping[str, Any]], origin: str = "configuration") -> Config:
+    """A configuration from plain values: {"patches": {"size": 256, …}, …}. Raises ConfigError as `from_json` does."""
+    try:
+        return TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        raise _refused(error, origin) from None
+
+
+def _refused(error: ValidationError, origin: str) -> ConfigError:
+    lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}".lstrip(": ") for e in error.errors()]
+    return ConfigError(f"{origin}: {'; '.join(lines)}")
 
 
 def load(path: Path) -> Config:

@@ -15,9 +15,8 @@ from typing import Any, TextIO
 import torch
 
 import patchstore
-import swath
 
-_ROOTS = (Path(swath.__file__).parent, Path(patchstore.__file__).parent)
+_ROOTS = (Path(__file__).parents[1], Path(patchstore.__file__).parent)  # the whole of both packages
 
 
 def environment() -> dict[str, Any]:
