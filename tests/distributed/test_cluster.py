@@ -118,5 +118,6 @@ def test_what_travels_with_a_job(runtime_env: Yaml, tmp_path: Path) -> None:
     assert {"jobs/train.py", "jobs/recipes.py"} <= work
     assert not {name.split("/")[0] for name in work} & {"platform", "storage", "tests", "runs", ".git", ".venv"}
     for module in runtime_env["py_modules"]:
-        files = {str(path.relative_to((ROOT / module).parent)) for path in (ROOT / module).rglob("*.py")}
+        files = {str(path.relative_to((ROOT / module).parent)) for path in (ROOT / module).rglob("*")
+                 if path.suffix == ".py" or path.name == "py.typed"}
         assert packed(module, module=True) == files

@@ -109,7 +109,7 @@ def test_the_data_set_is_ingested(mypackage: Path, dataset: Path, tmp_path: Path
     assert len(store.scenes) == 5
     assert {scene.group for scene in store.scenes.values()} == {"g0", "g1", "g2"}
     assert "has no mask" in report.rejected[0]
-    with pytest.raises(ConfigError, match=r"folder where data\.images is given"):
+    with pytest.raises(ConfigError, match=r"data\.images applies only to data\.adapter folder"):
         replace(data, images="*.tif")
 
 

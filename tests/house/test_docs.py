@@ -79,5 +79,5 @@ def _options(job: str, verb: str) -> set[str]:
     """The options that a job's --help names."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        importlib.import_module(job).main([*([verb] if verb else []), "--help"])
+        importlib.import_module(f"swath.commands.{job}").main([*([verb] if verb else []), "--help"])
     return {name.replace("_", "-") for name in re.findall(r"--[a-zA-Z][\w.-]*", text.getvalue())}

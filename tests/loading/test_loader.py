@@ -188,7 +188,7 @@ SCRIPT = """
 import sys, time, patchstore
 from swath import patches
 from swath.config import Config, PatchesConfig
-from swath.loader import Loader
+from swath.loading.loader import Loader
 store = patchstore.open(sys.argv[1])
 plan = patches.plan(store, Config(patches=PatchesConfig(size=64)), "train")
 loader = Loader(store=store, plan=plan, batch=8, seed=0, rank=0, world_size=1, augment=None, readers=2)

@@ -172,7 +172,7 @@ FULL_DISK = """
 import os, resource, signal, sys
 from pathlib import Path
 from swath.errors import DataError
-from swath.polygons import write_polygons
+from swath.maps.polygons import write_polygons
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])

@@ -190,9 +190,9 @@ FULL_DISK = """
 import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
-from patchstore.cog import room_needed
+from patchstore.exports import room_needed
 from swath.errors import DataError
-from swath.maps import write_map
+from swath.maps.geotiff import write_map
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1]) / "map.tif"

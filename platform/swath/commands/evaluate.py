@@ -120,7 +120,7 @@ def _base(argv: Sequence[str]) -> tuple[Config | None, list[str], list[str]]:
                    if getattr(places, name) != usual]
         return None, [text for text in argv if text not in sources], [*sources, *fields]
     name, chosen, rest = first_pass(argv)
-    if bool(name) + (chosen.config is not None) != 1:
+    if bool(name) + (chosen.config is not None) != 1 or (rest[:1] and not rest[0].startswith("-")):
         raise ConfigError(_ONE)
     config = configuration.load(Path(chosen.config)) if chosen.config is not None else _named(name, places)
     return config, rest, []
