@@ -75,7 +75,7 @@ def in_a_worker(folder: Path) -> Met:
                                                artifact_location=location.artifact_location)
     order = WorkerTask(config=CONFIG.to_json(), folder=str(folder), resume="", cpus=1, tracking_uri=location.uri,
                   run_id=tracker.run_id)
-    order.bell.write_bytes(b"")
+    order.stop_file.write_bytes(b"")
     with connected(cpus=2):
         trainer = TorchTrainer(_work, train_loop_config={"order": order}, scaling_config=ScalingConfig(num_workers=1),
                                run_config=RunConfig(name="worker", storage_path=str(folder.parent)))
@@ -91,7 +91,7 @@ def in_a_worker(folder: Path) -> Met:
 
 def _work(settings: dict[str, Any]) -> Answers:
     order: WorkerTask = settings["order"]
-    return meet(RayContext(order, CONFIG), Path(order.folder), lambda: order.bell.write_bytes(b"stop"))
+    return meet(RayContext(order, CONFIG), Path(order.folder), lambda: order.stop_file.write_bytes(b"stop"))
 
 
 @pytest.fixture(scope="module", params=[in_this_process, in_a_worker])

@@ -144,7 +144,7 @@ def test_weights_of_another_run_need_the_same_classes(tmp_path: Path) -> None:
     follower = replace(config, model=replace(config.model, init_from=str(folder)))
     net = network.build(config.model, TRAITS)
     transfer.begin(net, follower, CARD)
-    assert torch.equal(net.net.layers[0].weight, checkpoint.load(folder).state["net"]["net.layers.0.weight"])
+    assert torch.equal(net.net.layers[0].weight, checkpoint.load(folder).state.net["net.layers.0.weight"])
     with pytest.raises(CheckpointError, match="has other classes"):
         transfer.begin(net, follower, replace(CARD, classes=("a", "c", "b")))
 

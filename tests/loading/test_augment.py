@@ -231,6 +231,6 @@ def test_a_search_may_choose_the_pipeline() -> None:
     base = replace(Config(), augment=AugmentConfig(pipeline="none"))
     found = space.read(["augment.pipeline=flips|aerial"]).configurations(base)
     assert [config.augment.pipeline for config in found] == ["flips", "aerial"]
+    wrong = space.read(["augment.pipeline=flips|strong"]).configurations(base)[1]
     with pytest.raises(ConfigError, match=r"augment\.pipeline: there is no 'strong'"):
-        for config in space.read(["augment.pipeline=flips|strong"]).configurations(base):
-            Augment(config.augment, size=64, bands=3, dtype="uint8", scales=(1.0,))
+        Augment(wrong.augment, size=64, bands=3, dtype="uint8", scales=(1.0,))
