@@ -1,5 +1,6 @@
 """The contexts of a training loop keep one contract: in this process, and as a worker of Ray Train."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -15,12 +17,16 @@ from swath.config import Config
 from swath.distributed.connection import connected
 from swath.distributed.context import RayContext, WorkerTask
 from swath.models import checkpoint_files
+from swath.say import Metrics
 from swath.tracking import mlflow_store
 from swath.training.context import Context, LocalContext
 
 Answers = dict[str, Any]
 Met = tuple[Answers, list[dict[str, float]], str]
 """What a loop was answered, what was reported of it, and the remarks."""
+OTHERS = dict.fromkeys(
+    ("train/loss", "val/loss", "val_part/miou_se", "speed/patches_per_s", "speed/waiting_share"), 0.0)
+"""What a loop reports besides."""
 CONFIG = replace(Config(), train=replace(Config().train, keep=1))
 
 
@@ -33,13 +39,13 @@ def meet(context: Context, folder: Path, ask: Callable[[], object]) -> Answers:
                         "before": (context.resume, context.newest, context.save_due(), context.stop(0.0))}
     newest = []
     best = _saved(folder.parent / "best")
-    context.report({"megapixels": 1.0, "val_part/miou": 0.5}, best)
+    context.report({"megapixels": 1.0, "val_part/miou": 0.5, **OTHERS}, best)
     newest.append(context.newest)
-    context.report({"megapixels": 2.0, "val_part/miou": 0.25}, _saved(folder.parent / "worse"))
+    context.report({"megapixels": 2.0, "val_part/miou": 0.25, **OTHERS}, _saved(folder.parent / "worse"))
     newest.append(context.newest)
     context.save(_saved(folder.parent / "between"), 3.0)
     newest.append(context.newest)
-    context.report({"megapixels": 4.0}, None)
+    context.report({"megapixels": 4.0, "val_part/miou": 0.125, **OTHERS}, None)
     newest.append(context.newest)
     answers["newest"] = [str(place.relative_to(folder)) for place in newest if place is not None]
     answers["kept"] = {path.name: (path / "config.json").read_text() for path in folder.glob("kpx*")}
@@ -59,12 +65,17 @@ def _saved(folder: Path) -> Path:
     return folder
 
 
+def told(metrics: Metrics) -> dict[str, float]:
+    """What the tests look at of a report."""
+    return {name: metrics[name] for name in ("megapixels", "val_part/miou")}
+
+
 def in_this_process(folder: Path) -> Met:
     asked: list[bool] = []
     reports: list[dict[str, float]] = []
     notes: list[str] = []
     context = LocalContext(folder, torch.device("cpu"), keep=1, told=lambda: bool(asked), note=notes.append,
-                           listeners=(lambda metrics: reports.append(dict(metrics)),))
+                           listeners=(lambda metrics: reports.append(told(metrics)),))
     answers = meet(context, folder, lambda: asked.append(True))
     return answers, reports, "\n".join(notes)
 
@@ -76,6 +87,7 @@ def in_a_worker(folder: Path) -> Met:
     order = WorkerTask(config=CONFIG.to_json(), folder=str(folder), resume="", cpus=1, tracking_uri=location.uri,
                   run_id=tracker.run_id)
     order.stop_file.write_bytes(b"")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this module
     with connected(cpus=2):
         trainer = TorchTrainer(_work, train_loop_config={"order": order}, scaling_config=ScalingConfig(num_workers=1),
                                run_config=RunConfig(name="worker", storage_path=str(folder.parent)))
@@ -84,8 +96,7 @@ def in_a_worker(folder: Path) -> Met:
     record = mlflow_store.find(location.uri, tracker.run_id)
     seen = mlflow_store.metric_history(location.uri, tracker.run_id, "megapixels")
     part = dict(mlflow_store.metric_history(location.uri, tracker.run_id, "val_part/miou"))
-    reports = [{"megapixels": megapixels} | ({"val_part/miou": part[step]} if step in part else {})
-               for step, megapixels in seen if step]
+    reports = [{"megapixels": megapixels, "val_part/miou": part[step]} for step, megapixels in seen if step in part]
     return answers, reports, " ".join(record.tags.values())
 
 
@@ -122,5 +133,5 @@ def test_a_run_that_is_asked_to_end_is_told(met: Met) -> None:
 def test_reports_and_remarks_arrive(met: Met) -> None:
     _, reports, notes = met
     assert reports == [{"megapixels": 1.0, "val_part/miou": 0.5}, {"megapixels": 2.0, "val_part/miou": 0.25},
-                       {"megapixels": 4.0}]
+                       {"megapixels": 4.0, "val_part/miou": 0.125}]
     assert "the ground is wet" in notes
